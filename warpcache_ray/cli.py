@@ -1,0 +1,200 @@
+"""The command line: `warpcache serve | generate | doctor`."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+import yaml
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from warpcache_ray.config import ModelConfig, ServiceConfig, load_application
+from warpcache_ray.errors import InvalidRequest, WarpCacheError
+from warpcache_ray.media import MEDIA_TYPES
+from warpcache_ray.policy_spec import parse_policy
+
+if TYPE_CHECKING:
+    from warpcache_ray.core.policy import Policy
+    from warpcache_ray.engine.engine import Engine
+    from warpcache_ray.engine.events import Control, Generation, Result, StepEvent
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Video diffusion, made cheaper.")
+console = Console()
+complaints = Console(stderr=True)
+
+DEMO_MODEL = "toyworld/wan"
+
+
+@app.command()
+def serve(
+    config: Annotated[Path, typer.Argument(help="A file such as configs/toyworld.yaml")],
+) -> None:
+    """Check a configuration, then serve it with Ray Serve (`serve run`) until interrupted."""
+    from warpcache_ray.serving.preflight import check_model
+
+    try:
+        check_model(load_application(config))
+    except WarpCacheError as error:
+        raise _complain(error) from error
+    os.execvp(sys.executable, [sys.executable, "-m", "ray.serve.scripts", "run", str(config)])
+
+
+@app.command()
+def generate(
+    prompt: Annotated[str, typer.Argument(help="What the video shows")],
+    out: Annotated[Path, typer.Option(help=f"Ends in one of: {', '.join(MEDIA_TYPES)}")] = Path(
+        "video.mp4"
+    ),
+    model: Annotated[str, typer.Option(help="Pipeline folder or hub id")] = DEMO_MODEL,
+    policy: Annotated[
+        str, typer.Option(help="Name, or YAML such as '{name: interval, every: 3}'")
+    ] = "worldcache",
+    negative_prompt: Annotated[str | None, typer.Option()] = None,
+    height: Annotated[int | None, typer.Option(min=16)] = None,
+    width: Annotated[int | None, typer.Option(min=16)] = None,
+    num_frames: Annotated[int | None, typer.Option(min=1)] = None,
+    num_inference_steps: Annotated[int, typer.Option(min=1)] = 50,
+    guidance_scale: Annotated[float | None, typer.Option(min=0)] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Drawn at random if left out")] = None,
+    fps: Annotated[int, typer.Option(min=1, max=120)] = 8,
+    dtype: Annotated[str, typer.Option()] = "float32",
+    device: Annotated[str, typer.Option()] = "cpu",
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads")] = 1,
+    compare: Annotated[bool, typer.Option(help="Also run uncached, write both, measure")] = False,
+) -> None:
+    """Generate a video here, without a server."""
+    from warpcache_ray.engine.events import Generation
+
+    demo = model == DEMO_MODEL
+    generation = Generation(
+        prompt=prompt,
+        seed=secrets.randbelow(2**31) if seed is None else seed,
+        height=height or (64 if demo else None),
+        width=width or (64 if demo else None),
+        num_frames=num_frames or (17 if demo else None),
+        num_inference_steps=num_inference_steps,
+        guidance_scale=guidance_scale or (4.0 if demo else None),
+        negative_prompt=negative_prompt,
+    )
+    try:
+        form = _format(out)
+        chosen = parse_policy(yaml.safe_load(policy))
+        engine = _load(model, dtype, device, threads)
+        result = _run(engine, generation, chosen)
+        _write(out, result, fps, form)
+        console.print(_account(result, generation, out))
+        if compare:
+            plain = _run(engine, generation, parse_policy("never"))
+            beside = out.with_stem(f"{out.stem}-uncached")
+            _write(beside, plain, fps, form)
+            console.print(_comparison(result, plain, beside))
+    except WarpCacheError as error:
+        raise _complain(error) from error
+
+
+@app.command()
+def doctor() -> None:
+    """Say what is installed and which devices and backends work."""
+    from warpcache_ray.doctor import findings
+
+    table = Table("", "check", "finding", title="warpcache doctor")
+    for finding in findings():
+        mark = {"ok": "[green]✓", "absent": "[yellow]–", "broken": "[red]✗"}[finding.state]
+        table.add_row(mark, finding.check, finding.text)
+    console.print(table)
+    if any(f.state == "broken" for f in findings()):
+        raise typer.Exit(1)
+
+
+def _complain(error: WarpCacheError) -> typer.Exit:
+    complaints.print(f"[red]{error.code}[/red]: {error.message}", highlight=False)
+    return typer.Exit(2)
+
+
+def _format(out: Path) -> Any:
+    form = out.suffix.removeprefix(".")
+    if form not in MEDIA_TYPES:
+        allowed = ", ".join(MEDIA_TYPES)
+        raise InvalidRequest(f"out = {str(out)!r}: the ending must be one of {allowed}", "out")
+    return form
+
+
+def _load(model: str, dtype: str, device: str, threads: int) -> Engine:
+    from warpcache_ray.serving.preflight import check_model
+
+    config = ServiceConfig(ModelConfig(model))
+    check_model(config)
+    with console.status(f"loading {model}"):
+        import diffusers
+        import torch
+        import transformers
+
+        from warpcache_ray.engine.engine import Engine
+
+        diffusers.utils.logging.disable_progress_bar()
+        transformers.utils.logging.disable_progress_bar()
+        torch.set_num_threads(threads)
+        return Engine.load(config.model.folder or model, dtype, device)
+
+
+def _run(engine: Engine, generation: Generation, policy: Policy) -> Result:
+    from warpcache_ray.engine.events import Control
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[decisions]}"),
+    )
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task(policy.name, total=generation.num_inference_steps, decisions="")
+
+        def on_step(event: StepEvent) -> Control:
+            said = " ".join(f"{b}:{d.action}" for b, d in event.decisions.items())
+            shown = f"{event.seconds * 1000:.0f} ms {said}"
+            progress.update(task, completed=event.index + 1, total=event.total, decisions=shown)
+            return Control.CONTINUE
+
+        return engine.generate(generation, policy, on_step)
+
+
+def _write(out: Path, result: Result, fps: int, form: Any) -> None:
+    from warpcache_ray.video import write_video
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_video(out, result.frames, fps, form)
+
+
+def _account(result: Result, generation: Generation, out: Path) -> Table:
+    stats, timings = result.stats, result.timings
+    table = Table(show_header=False, title=str(out))
+    table.add_row("seed", str(generation.seed))
+    decisions = f"{stats.recomputed} recomputed, {stats.reused} reused, {stats.warped} warped"
+    table.add_row("branch calls", decisions)
+    table.add_row("blocks evaluated", f"{stats.share_of_blocks:.0%}")
+    seconds = f"text {timings.text:.2f}, denoise {timings.denoise:.2f}, decode {timings.decode:.2f}"
+    table.add_row("seconds", seconds)
+    table.add_row("latents", f"sha256 {result.latents_sha256[:16]}…")
+    return table
+
+
+def _comparison(result: Result, plain: Result, beside: Path) -> Table:
+    from warpcache_ray.quality.fidelity import psnr, ssim
+
+    table = Table(show_header=False, title=f"against uncached ({beside})")
+    table.add_row("PSNR", f"{psnr(result.frames, plain.frames):.1f} dB")
+    table.add_row("SSIM", f"{ssim(result.frames, plain.frames):.4f}")
+    speedup = plain.timings.denoise / result.timings.denoise
+    table.add_row("denoising", f"{speedup:.2f} × as fast")
+    return table
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,158 @@
+"""The service's configuration: the `args` of an application in configs/*.yaml, as frozen dataclasses."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from warpcache_ray.core.policy import Policy
+from warpcache_ray.errors import InvalidConfig, InvalidPolicy
+from warpcache_ray.parallel.layout import Layout
+from warpcache_ray.policy_spec import parse_policy
+
+_STRICT = ConfigDict(extra="forbid")
+PACKAGE = Path(__file__).parent
+
+Quality = Literal["exact", "high", "balanced", "fast"]
+
+
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """What a request gets when it leaves a field out; None leaves it to the pipeline."""
+
+    __pydantic_config__ = _STRICT
+
+    height: int | None = None
+    width: int | None = None
+    num_frames: int | None = None
+    num_inference_steps: int | None = None
+    guidance_scale: float | None = None
+    fps: int = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The largest request that is accepted."""
+
+    __pydantic_config__ = _STRICT
+
+    height: int = 1280
+    width: int = 1280
+    num_frames: int = 161
+    num_inference_steps: int = 100
+    queue: int = 256
+    body_bytes: int = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """Which pipeline to load: a folder (also one inside this package) or a hub id."""
+
+    __pydantic_config__ = _STRICT
+
+    path: str
+    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    device: Literal["cpu", "cuda"] = "cuda"
+    defaults: Defaults = field(default_factory=Defaults)
+    limits: Limits = field(default_factory=Limits)
+
+    @property
+    def folder(self) -> Path | None:
+        """The local folder that `path` names, or None."""
+        places = (Path(self.path).expanduser(), PACKAGE / self.path)
+        return next((p for p in places if (p / "model_index.json").is_file()), None)
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceConfig:
+    """One application. `policy` serves requests that ask for nothing, `quality` those that name a quality."""
+
+    __pydantic_config__ = _STRICT
+
+    model: ModelConfig
+    name: str = "warpcache"
+    parallel: Layout = field(default_factory=Layout)
+    replicas: int = 1
+    policy: str | dict[str, Any] = "worldcache"
+    quality: dict[Literal["high", "balanced", "fast"], str | dict[str, Any]] = field(
+        default_factory=lambda: {
+            "high": {"name": "worldcache", "threshold": 0.04},
+            "balanced": {"name": "worldcache", "threshold": 0.08},
+            "fast": {"name": "worldcache", "threshold": 0.16},
+        }
+    )
+    cache_bytes: int = 8 << 30
+    results: str = ""
+    threads: int = 1
+    lease_s: float = 15.0
+    max_attempts: int = 2
+    result_ttl_s: float = 86_400.0
+
+    @property
+    def default_policy(self) -> Policy:
+        """The parsed `policy`."""
+        return parse_policy(self.policy)
+
+    def quality_policy(self, quality: Quality) -> Policy:
+        """The policy that a quality stands for."""
+        return parse_policy("never" if quality == "exact" else self.quality[quality])
+
+    @property
+    def results_folder(self) -> Path:
+        """Where videos are kept."""
+        return Path(self.results or Path(tempfile.gettempdir()) / "warpcache" / self.name)
+
+
+def parse_config(args: Mapping[str, Any]) -> ServiceConfig:
+    """The configuration in `args`, all of it checked.
+
+    Raises:
+        InvalidConfig: names the field, its value and what is allowed.
+    """
+    try:
+        config = TypeAdapter(ServiceConfig).validate_python(dict(args))
+    except ValidationError as error:
+        raise _invalid(error) from error
+    specs: dict[str, Any] = {"policy": config.policy}
+    specs |= {f"quality.{name}": spec for name, spec in config.quality.items()}
+    for where, spec in specs.items():
+        try:
+            parse_policy(spec)
+        except InvalidPolicy as error:
+            raise InvalidConfig(f"{where} = {spec!r}: {error.message}", where) from error
+    missing = [q for q in ("high", "balanced", "fast") if q not in config.quality]
+    if missing:
+        raise InvalidConfig(
+            f"quality: {missing[0]!r} is missing; high, balanced, fast are needed", "quality"
+        )
+    return config
+
+
+def load_application(path: str | Path) -> ServiceConfig:
+    """The configuration of the first application in a Serve YAML file.
+
+    Raises:
+        InvalidConfig: no such file, not a Serve file, or bad `args`.
+    """
+    try:
+        document = yaml.safe_load(Path(path).read_text())
+        args = document["applications"][0]["args"]
+    except OSError as error:
+        raise InvalidConfig(f"config = {str(path)!r}: {error.strerror}", "config") from error
+    except (yaml.YAMLError, KeyError, IndexError, TypeError) as error:
+        message = f"config = {str(path)!r}: not a Serve file with applications[0].args ({error})"
+        raise InvalidConfig(message, "config") from error
+    return parse_config(args)
+
+
+def _invalid(error: ValidationError) -> InvalidConfig:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    message = first["msg"].removeprefix("Value error, ")
+    return InvalidConfig(f"{where} = {first['input']!r}: {message}", where)

@@ -1,0 +1,27 @@
+"""Relative change of features, kept as sums until compared.
+
+A mean of means over token shards depends on how the tokens are cut; sums don't. So each function gives sums per
+sample, ranks add theirs, and `ratio` divides once, last.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def l1_sums(current: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
+    """(Σ|current - reference|, Σ|reference|) per sample, each (batch,), of (batch, tokens, channels)."""
+    return (current - reference).abs().float().sum((1, 2)), reference.abs().float().sum((1, 2))
+
+
+def token_l1(current: Tensor, reference: Tensor) -> Tensor:
+    """(batch, tokens): L1 change of each token."""
+    return (current - reference).abs().float().sum(-1)
+
+
+def ratio(difference: float, magnitude: float) -> float:
+    """Relative change; zero where there was nothing to change."""
+    return difference / magnitude if magnitude > 0 else 0.0

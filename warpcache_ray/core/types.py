@@ -1,0 +1,119 @@
+"""The words of the cache: step, decision, features, snapshot, branch state."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Action(StrEnum):
+    """What a decision does with the cached site."""
+
+    RECOMPUTE = "recompute"
+    REUSE = "reuse"
+    WARP = "warp"
+
+
+class Operator(StrEnum):
+    """How a WARP approximates; statistics count each apart."""
+
+    FORECAST = "forecast"
+    BLEND = "blend"
+    SPATIAL = "spatial"
+
+
+class Grid(NamedTuple):
+    """Token grid of a video, frames × rows × columns."""
+
+    frames: int
+    rows: int
+    columns: int
+
+    @property
+    def tokens(self) -> int:
+        """Their product."""
+        return self.frames * self.rows * self.columns
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One denoising iteration; `total` and `sigma` are None where the pipeline doesn't tell."""
+
+    index: int
+    total: int | None = None
+    sigma: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What to do at a site, and why. `drift` and `threshold` are None where none was measured."""
+
+    action: Action
+    reason: str
+    drift: float | None = None
+    threshold: float | None = None
+    operators: tuple[Operator, ...] = ()
+
+    @property
+    def skips(self) -> bool:
+        """True for REUSE and WARP."""
+        return self.action is not Action.RECOMPUTE
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """What a policy sees before it decides: block-stack input and probe, both (batch, tokens, channels), where
+    `tokens` may be this rank's share of the grid's."""
+
+    input: Tensor
+    probe: Tensor
+    grid: Grid
+
+    @property
+    def probe_residual(self) -> Tensor:
+        """What the probe blocks added to the input."""
+        return self.probe - self.input
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What a policy keeps of one recompute: always the residual (stack output - input), the rest as it needs."""
+
+    step: Step
+    residual: Tensor
+    input: Tensor | None = None
+    probe: Tensor | None = None
+    probe_residual: Tensor | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held; a tensor that stands in two fields counts once."""
+        tensors = (self.residual, self.input, self.probe, self.probe_residual)
+        return sum({t.data_ptr(): t.nbytes for t in tensors if t is not None}.values())
+
+
+@dataclass(frozen=True, slots=True)
+class BranchState:
+    """What one branch of one transformer remembers: its last two recomputes and the skips since."""
+
+    latest: Snapshot | None = None
+    previous: Snapshot | None = None
+    skips: int = 0
+
+    def after_skip(self) -> BranchState:
+        """The state after one more skip."""
+        return replace(self, skips=self.skips + 1)
+
+    def after_recompute(self, snapshot: Snapshot, window: int) -> BranchState:
+        """The state after a recompute, keeping at most `window` snapshots."""
+        previous = self.latest if window > 1 else None
+        return BranchState(snapshot if window else None, previous)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held by both snapshots."""
+        return sum(s.nbytes for s in (self.latest, self.previous) if s is not None)

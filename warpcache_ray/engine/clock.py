@@ -1,0 +1,67 @@
+"""Where in its run a denoiser call stands, for pipelines that say so and for those that don't."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from warpcache_ray.core.types import Step
+from warpcache_ray.models.seam import Announcement
+
+LONE_BRANCH = "cond"
+"""The branch of a call that nothing announces."""
+
+
+@dataclass(slots=True)
+class StepClock:
+    """Tells step and run of each call from the announcement, else from the pipeline's scheduler, else from the
+    timesteps. `runs` counts up when a new run begins."""
+
+    pipeline: Any | None = None
+    runs: int = 0
+    _timesteps: Any = None
+    _value: float | None = None
+    _index: int = 0
+    _seen: set[str] = field(default_factory=set)
+
+    def tick(self, said: Announcement, timestep: Tensor | None) -> Step:
+        """The step of the call that begins now."""
+        if self.pipeline is None:
+            return self._counted(said, timestep)
+        return self._scheduled(said, self.pipeline.scheduler)
+
+    def _scheduled(self, said: Announcement, scheduler: Any) -> Step:
+        # Every pipeline call sets its timesteps anew, so another tensor is another run.
+        if self._timesteps is not scheduler.timesteps:
+            self._timesteps = scheduler.timesteps
+            self.runs += 1
+        index = said.step_index
+        if index is None:
+            index = scheduler.step_index or 0
+        sigma = said.sigma
+        if sigma is None and hasattr(scheduler, "sigmas"):
+            sigma = float(scheduler.sigmas[index])
+        return Step(index, said.total or len(scheduler.timesteps), sigma)
+
+    def _counted(self, said: Announcement, timestep: Tensor | None) -> Step:
+        value = None if timestep is None else float(timestep.flatten()[0])
+        branch = said.branch or LONE_BRANCH
+        index = said.step_index if said.step_index is not None else self._next_index(value)
+        again = index == self._index and branch in self._seen and value == self._value
+        backwards = index < self._index or (
+            value is not None and self._value is not None and value > self._value
+        )
+        if not self.runs or again or backwards:
+            self.runs += 1
+            index = said.step_index or 0
+            self._seen = set()
+        if value != self._value or index != self._index:
+            self._seen = set()
+        self._value, self._index = value, index
+        self._seen.add(branch)
+        return Step(index, said.total, said.sigma)
+
+    def _next_index(self, value: float | None) -> int:
+        return self._index if value == self._value else self._index + 1

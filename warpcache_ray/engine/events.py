@@ -1,0 +1,87 @@
+"""What goes into a generation and what comes out of it."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from warpcache_ray.core.types import Decision
+from warpcache_ray.engine.stats import CacheStats
+
+
+class Control(IntEnum):
+    """The word read at each step boundary."""
+
+    CONTINUE = 0
+    CANCEL = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One video to make, in diffusers' field names; what is None is left to the pipeline's default."""
+
+    prompt: str
+    seed: int
+    height: int | None = None
+    width: int | None = None
+    num_frames: int | None = None
+    num_inference_steps: int | None = None
+    guidance_scale: float | None = None
+    negative_prompt: str | None = None
+
+    def pipeline_arguments(self) -> dict[str, Any]:
+        """The fields that are set, but for the seed."""
+        names = [f for f in self.__slots__ if f != "seed"]
+        return {n: getattr(self, n) for n in names if getattr(self, n) is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class StepEvent:
+    """A step that has ended: its place, its seconds, its decision on each branch, the account so far."""
+
+    index: int
+    total: int
+    seconds: float
+    decisions: dict[str, Decision]
+    stats: CacheStats
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Seconds of each stage."""
+
+    text: float
+    denoise: float
+    decode: float
+
+    @property
+    def total(self) -> float:
+        """Their sum."""
+        return self.text + self.denoise + self.decode
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A finished video: `frames` (T, H, W, 3) uint8, the final latents, and the account of its making."""
+
+    frames: NDArray[np.uint8]
+    latents: Tensor
+    stats: CacheStats
+    timings: Timings
+
+    @property
+    def latents_sha256(self) -> str:
+        """Fingerprint of the final latents."""
+        return latents_sha256(self.latents)
+
+
+def latents_sha256(latents: Tensor) -> str:
+    """Hex SHA-256 over the latents' bytes as contiguous little-endian float32."""
+    data = latents.detach().float().cpu().contiguous().numpy().astype("<f4", copy=False)
+    return hashlib.sha256(data.tobytes()).hexdigest()

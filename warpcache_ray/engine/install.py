@@ -1,0 +1,192 @@
+"""Puts the cache into a loaded model and takes it out again: `enable_dit_cache`, `disable_dit_cache`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+from torch import nn
+
+from warpcache_ray.core.policy import Policy
+from warpcache_ray.engine.blocks import CachedBlocks, Call
+from warpcache_ray.engine.clock import LONE_BRANCH, StepClock
+from warpcache_ray.engine.ranks import OneRank, Ranks
+from warpcache_ray.engine.session import Session, SessionStore
+from warpcache_ray.engine.stats import CacheStats
+from warpcache_ray.errors import InvalidRequest
+from warpcache_ray.models import adapter_for
+from warpcache_ray.models.adapter import ModelAdapter
+from warpcache_ray.models.seam import Announcement, Observer, attach, detach, observer_of
+from warpcache_ray.policy_spec import PolicySpec, parse_policy
+
+_TRANSFORMERS = ("transformer", "transformer_2")
+
+
+class Installation:
+    """The cache in one pipeline (or bare transformer): which session each denoiser call belongs to.
+
+    A session opened with `session()` takes all calls made within it; outside, each run of the pipeline is a
+    session of its own under the installed policy.
+    """
+
+    def __init__(
+        self,
+        target: Any,
+        policy: Policy,
+        ranks: Ranks | None = None,
+        store: SessionStore | None = None,
+    ) -> None:
+        self.policy = policy
+        self.store = store or SessionStore()
+        self.transformers = _transformers(target)
+        self.last: Session | None = None
+        self._clock = StepClock(target if hasattr(target, "scheduler") else None)
+        self._run = 0
+        self._opened: ContextVar[Session | None] = ContextVar("warpcache_session", default=None)
+        self._names = {id(t): name for name, t in self.transformers.items()}
+        self._adapters = {name: adapter_for(t) for name, t in self.transformers.items()}
+        for name, transformer in self.transformers.items():
+            _install(transformer, self._adapters[name], ranks or OneRank(), self.store)
+            attach(transformer, Observer(self._called, self._ended))
+
+    def remove(self) -> None:
+        """Puts the model back as it was."""
+        for name, transformer in self.transformers.items():
+            detach(transformer)
+            _uninstall(transformer, self._adapters[name])
+
+    @property
+    def block_count(self) -> int:
+        """Blocks of the (first) transformer."""
+        name, transformer = next(iter(self.transformers.items()))
+        return len(_stand_in(transformer, self._adapters[name]).blocks)
+
+    @contextmanager
+    def session(self, policy: Policy) -> Iterator[Session]:
+        """A session for the calls made within; its states are dropped at the end, however it ends."""
+        session = Session(policy)
+        token = self._opened.set(session)
+        try:
+            yield session
+        finally:
+            self._opened.reset(token)
+            self.last = session
+            self.store.drop(session)
+
+    def _called(
+        self,
+        transformer: nn.Module,
+        said: Announcement,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> None:
+        latent = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+        timestep = kwargs["timestep"] if "timestep" in kwargs else args[1]
+        step = self._clock.tick(said, timestep)
+        name = self._names[id(transformer)]
+        adapter = self._adapters[name]
+        where = (name, said.branch or LONE_BRANCH)
+        session = self._session()
+        if session.first_call is None:
+            session.first_call = time.perf_counter()
+        grid = adapter.grid(transformer.config, latent)
+        _stand_in(transformer, adapter).call = Call(session, where, step, grid)
+
+    def _session(self) -> Session:
+        opened = self._opened.get()
+        if opened is not None:
+            return opened
+        if self.last is None or self._run != self._clock.runs:
+            self._ended()
+            self._run = self._clock.runs
+            self.last = Session(self.policy)
+        return self.last
+
+    def _ended(self) -> None:
+        if self.last is not None:
+            self.store.drop(self.last)
+
+
+def enable_dit_cache(target: Any, policy: PolicySpec = "worldcache", **parameters: Any) -> None:
+    """Turns the cache on for a diffusers pipeline or transformer; from then on each run uses `policy`.
+
+    Raises:
+        InvalidPolicy: unknown policy or parameter.
+        InvalidRequest: no adapter for this transformer, or the cache is on already.
+    """
+    if find(target) is not None:
+        raise InvalidRequest("the cache is on already; call disable_dit_cache first", "policy")
+    Installation(target, parse_policy(policy, **parameters))
+
+
+def disable_dit_cache(target: Any) -> None:
+    """Turns the cache off; the model is as it was before. Does nothing if it is off."""
+    installation = find(target)
+    if installation is not None:
+        installation.remove()
+
+
+def dit_cache_stats(target: Any) -> CacheStats:
+    """What the cache did in the latest run (an empty account before the first).
+
+    Raises:
+        InvalidRequest: the cache is off.
+    """
+    installation = find(target)
+    if installation is None:
+        raise InvalidRequest("the cache is off; call enable_dit_cache first", "policy")
+    if installation.last is None:
+        return Session(installation.policy).stats
+    return installation.last.stats
+
+
+def find(target: Any) -> Installation | None:
+    """The installation in a pipeline or transformer."""
+    for transformer in _transformers(target).values():
+        observer = observer_of(transformer)
+        if observer is not None:
+            installation = getattr(observer.called, "__self__", None)
+            assert isinstance(installation, Installation)
+            return installation
+    return None
+
+
+def _transformers(target: Any) -> dict[str, nn.Module]:
+    if isinstance(target, nn.Module):
+        return {"transformer": target}
+    found = {n: t for n in _TRANSFORMERS if (t := getattr(target, n, None)) is not None}
+    if not found:
+        raise InvalidRequest(
+            f"{type(target).__name__} has no transformer; give a diffusers pipeline with one of "
+            f"{', '.join(_TRANSFORMERS)}, or the transformer itself",
+            "target",
+        )
+    return found
+
+
+def _install(
+    transformer: nn.Module, adapter: ModelAdapter, ranks: Ranks, store: SessionStore
+) -> None:
+    lists = [getattr(transformer, name) for name in adapter.block_lists]
+    lengths = tuple(len(blocks) for blocks in lists)
+    blocks = [block for each in lists for block in each]
+    stand_in = CachedBlocks(blocks, lengths, adapter.joint, ranks, store)
+    setattr(transformer, adapter.block_lists[0], nn.ModuleList([stand_in]))
+    for name in adapter.block_lists[1:]:
+        setattr(transformer, name, nn.ModuleList())
+
+
+def _uninstall(transformer: nn.Module, adapter: ModelAdapter) -> None:
+    stand_in = _stand_in(transformer, adapter)
+    blocks = iter(stand_in.blocks)
+    for name, length in zip(adapter.block_lists, stand_in.lengths, strict=True):
+        setattr(transformer, name, nn.ModuleList(next(blocks) for _ in range(length)))
+
+
+def _stand_in(transformer: nn.Module, adapter: ModelAdapter) -> CachedBlocks:
+    stand_in = getattr(transformer, adapter.block_lists[0])[0]
+    assert isinstance(stand_in, CachedBlocks)
+    return stand_in

@@ -1,0 +1,81 @@
+"""Cache state: one session per request, and the store that bounds what all sessions hold."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from warpcache_ray.core.policy import Policy
+from warpcache_ray.core.types import BranchState
+from warpcache_ray.engine.stats import CacheStats
+from warpcache_ray.policy_spec import describe_policy
+
+DEFAULT_BUDGET = 8 << 30
+
+Where = tuple[str, str]
+"""Transformer's name in the pipeline, and branch."""
+
+
+@dataclass(slots=True, eq=False)
+class Session:
+    """One request's policy, branch states and statistics."""
+
+    policy: Policy
+    states: dict[Where, BranchState] = field(default_factory=dict)
+    stats: CacheStats = field(init=False)
+    first_call: float | None = None
+    """When its first denoiser call began (time.perf_counter)."""
+
+    def __post_init__(self) -> None:
+        self.stats = CacheStats(describe_policy(self.policy))
+
+    def state(self, where: Where, like: Tensor) -> BranchState:
+        """The branch's state, fresh if what it keeps has another shape, dtype or device than `like`."""
+        state = self.states.get(where, BranchState())
+        if state.latest is not None and not _alike(state.latest.residual, like):
+            return BranchState()
+        return state
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return sum(state.nbytes for state in self.states.values())
+
+
+@dataclass(slots=True)
+class SessionStore:
+    """Bounds the bytes of all live sessions; the least recently used one loses its states first."""
+
+    budget: int = DEFAULT_BUDGET
+    sessions: OrderedDict[int, Session] = field(default_factory=OrderedDict)
+    evictions: int = 0
+
+    def commit(self, session: Session, where: Where, state: BranchState) -> None:
+        """Replaces one branch's state, then evicts until the budget holds (the committing session last)."""
+        session.states[where] = state
+        self.sessions[id(session)] = session
+        self.sessions.move_to_end(id(session))
+        total = self.nbytes
+        session.stats.peak_cache_bytes = max(session.stats.peak_cache_bytes, session.nbytes)
+        for other in list(self.sessions.values()):
+            if total <= self.budget:
+                return
+            total -= other.nbytes
+            self.evictions += 1
+            self.drop(other)
+
+    def drop(self, session: Session) -> None:
+        """Forgets a session's states."""
+        session.states.clear()
+        self.sessions.pop(id(session), None)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held by all sessions."""
+        return sum(session.nbytes for session in self.sessions.values())
+
+
+def _alike(kept: Tensor, given: Tensor) -> bool:
+    return (kept.shape, kept.dtype, kept.device) == (given.shape, given.dtype, given.device)

@@ -1,0 +1,111 @@
+"""Every error that a user can meet, with a stable code.
+
+WarpCacheError
+├── InvalidRequest (ValueError)     422  a field is out of what the model or the service can do
+│   ├── InvalidPolicy               422  unknown policy, or a field that it doesn't have
+│   └── PayloadTooLarge             413
+├── InvalidConfig (ValueError)      500  a configuration file that can't be served
+├── NotFound                        404
+├── JobNotReady                     404  the job exists, its video not yet (or never)
+├── QueueFull                       429  retryable
+├── Unavailable                     503  retryable
+├── Cancelled                       499
+├── WorkerLost                      500  retryable: a rank died
+└── GenerationFailed                500  the model raised
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class WarpCacheError(Exception):
+    """Base of the tree. `param` names the offending field, dotted, where there is one."""
+
+    code: ClassVar[str] = "internal_error"
+    status: ClassVar[int] = 500
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.message, self.param)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The error as job records and HTTP bodies carry it."""
+        return {
+            "message": self.message,
+            "type": type(self).__name__,
+            "param": self.param,
+            "code": self.code,
+            "retryable": self.retryable,
+        }
+
+
+class InvalidRequest(WarpCacheError, ValueError):
+    """A value that can't be served; the message says what is allowed."""
+
+    code, status = "invalid_request", 422
+
+
+class InvalidPolicy(InvalidRequest):
+    """An unknown policy or policy field; the message lists what exists."""
+
+    code = "invalid_policy"
+
+
+class PayloadTooLarge(InvalidRequest):
+    """A request body over the limit."""
+
+    code, status = "payload_too_large", 413
+
+
+class InvalidConfig(WarpCacheError, ValueError):
+    """A configuration that can't be served; the message names field and value."""
+
+    code = "invalid_config"
+
+
+class NotFound(WarpCacheError):
+    """No such job, model or policy."""
+
+    code, status = "not_found", 404
+
+
+class JobNotReady(WarpCacheError):
+    """The job has no video: it is still at work, or ended without one."""
+
+    code, status = "job_not_ready", 404
+
+
+class QueueFull(WarpCacheError):
+    """As many jobs wait as are allowed to."""
+
+    code, status, retryable = "queue_full", 429, True
+
+
+class Unavailable(WarpCacheError):
+    """The service can't take requests now."""
+
+    code, status, retryable = "unavailable", 503, True
+
+
+class Cancelled(WarpCacheError):
+    """The job was cancelled by its owner."""
+
+    code, status = "cancelled", 499
+
+
+class WorkerLost(WarpCacheError):
+    """A rank or replica died during the attempt."""
+
+    code, status, retryable = "worker_lost", 500, True
+
+
+class GenerationFailed(WarpCacheError):
+    """The model raised during the generation."""
+
+    code, status = "generation_failed", 500

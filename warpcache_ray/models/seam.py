@@ -1,0 +1,81 @@
+"""The one place that touches diffusers' private hook interface (pinned by a version range and a contract test)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from diffusers.hooks import HookRegistry, ModelHook
+from diffusers.hooks.hooks import BaseState, StateManager
+from torch import nn
+
+_HOOK = "warpcache"
+
+
+@dataclass(frozen=True, slots=True)
+class Announcement:
+    """What a pipeline says of a denoiser call through `cache_context`; None where it says nothing."""
+
+    branch: str | None = None
+    step_index: int | None = None
+    total: int | None = None
+    sigma: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Observer:
+    """Whom to tell of a transformer's calls: `called` before each forward, `ended` when a pipeline's run is over."""
+
+    called: Callable[[nn.Module, Announcement, tuple[Any, ...], dict[str, Any]], None]
+    ended: Callable[[], None]
+
+
+class _CallHook(ModelHook):  # type: ignore[misc]
+    _is_stateful = True
+
+    def __init__(self, observer: Observer) -> None:
+        super().__init__()
+        self.observer = observer
+        # diffusers finds this attribute by its type and sets the context of each `cache_context` in it.
+        self.contexts = StateManager(BaseState)
+
+    def pre_forward(
+        self, module: nn.Module, *args: Any, **kwargs: Any
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        self.observer.called(module, self._announcement(), args, kwargs)
+        return args, kwargs
+
+    def reset_state(self, module: nn.Module) -> nn.Module:
+        self.contexts.reset()
+        self.observer.ended()
+        return module
+
+    def _announcement(self) -> Announcement:
+        context = self.contexts._context
+        if context is None:
+            return Announcement()
+        return Announcement(
+            context.name, context.step_index, context.num_inference_steps, context.sigma
+        )
+
+
+def attach(transformer: nn.Module, observer: Observer) -> None:
+    """Starts observing; one observer per transformer."""
+    registry = HookRegistry.check_if_exists_or_initialize(transformer)
+    registry.register_hook(_CallHook(observer), _HOOK)
+    registry.invalidate_child_registries_cache()
+
+
+def detach(transformer: nn.Module) -> None:
+    """Stops observing."""
+    registry = HookRegistry.check_if_exists_or_initialize(transformer)
+    registry.remove_hook(_HOOK, recurse=False)
+    registry.invalidate_child_registries_cache()
+
+
+def observer_of(transformer: nn.Module) -> Observer | None:
+    """Who observes this transformer."""
+    registry = getattr(transformer, "_diffusers_hook", None)
+    hook = registry.get_hook(_HOOK) if registry is not None else None
+    return hook.observer if hook is not None else None

@@ -1,0 +1,23 @@
+"""How near a video is to its uncached reference."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+PSNR_CAP = 99.0
+
+
+def psnr(video: NDArray[np.uint8], reference: NDArray[np.uint8]) -> float:
+    """PSNR in dB over all frames of two (T, H, W, 3) videos, capped at 99 (equal videos)."""
+    if np.array_equal(video, reference):
+        return PSNR_CAP
+    return min(PSNR_CAP, float(peak_signal_noise_ratio(reference, video, data_range=255)))
+
+
+def ssim(video: NDArray[np.uint8], reference: NDArray[np.uint8]) -> float:
+    """Mean SSIM of the frames of two (T, H, W, 3) videos."""
+    pairs = zip(video, reference, strict=True)
+    scores = [structural_similarity(r, v, channel_axis=-1, data_range=255) for v, r in pairs]
+    return float(np.mean(scores))

@@ -1,0 +1,70 @@
+"""The application builder that configs/*.yaml name: `import_path: warpcache_ray.serving.app:build`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from typing import Any
+
+import psutil
+import ray
+from ray import serve
+from ray.serve import Application
+
+from warpcache_ray.config import ServiceConfig, parse_config
+from warpcache_ray.errors import InvalidConfig
+from warpcache_ray.serving.ingress import Ingress
+from warpcache_ray.serving.preflight import check_devices, check_model
+from warpcache_ray.serving.replica import DRIVER_CPUS, Replica, bundles
+
+GRACE_S = 2.0
+
+
+def build(args: dict[str, Any]) -> Application:
+    """The Serve application that `args` describe.
+
+    Raises:
+        InvalidConfig: names the field and the value; a `serve run` that waits for this application ends too.
+    """
+    try:
+        config = parse_config(args)
+        check_model(config)
+        check_devices(config, ray.cluster_resources())
+    except InvalidConfig:
+        _end_serve_run()
+        raise
+    return assemble(config)
+
+
+def assemble(config: ServiceConfig) -> Application:
+    """Replicas, each with a placement group for its ranks, behind one ingress."""
+    replicas = (
+        serve.deployment(Replica)
+        .options(
+            num_replicas=config.replicas,
+            max_ongoing_requests=1,
+            ray_actor_options={"num_cpus": DRIVER_CPUS},
+            placement_group_bundles=bundles(config),
+            placement_group_strategy="PACK",
+            max_constructor_retry_count=2,
+            health_check_period_s=2.0,
+        )
+        .bind(config)
+    )
+    ingress = serve.deployment(serve.ingress()(Ingress)).options(
+        ray_actor_options={"num_cpus": 0.1}, max_ongoing_requests=1000, health_check_period_s=5.0
+    )
+    return ingress.bind(config, replicas)
+
+
+def _end_serve_run() -> None:
+    # `serve run FILE` waits for ever for an application whose builder raised. This builder runs in a worker of the
+    # cluster that `serve run` started, so the command is one of its ancestors; on a cluster that others started
+    # there is no such ancestor, and the failure stands in `serve status`.
+    for process in psutil.Process().parents():
+        command = " ".join(process.cmdline())
+        if "serve run" in command or "warpcache serve" in command:
+            timer = threading.Timer(GRACE_S, os.kill, (process.pid, signal.SIGTERM))
+            timer.start()
+            return

@@ -1,0 +1,214 @@
+"""The HTTP routes: each turns a request into a call of the coordinator and its answer into a response."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import secrets
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi.responses import FileResponse, JSONResponse
+from ray.exceptions import RayActorError, RayTaskError
+
+from warpcache_ray import __version__
+from warpcache_ray.config import ServiceConfig
+from warpcache_ray.core.policies import POLICIES
+from warpcache_ray.errors import JobNotReady, Unavailable
+from warpcache_ray.media import MEDIA_TYPES
+from warpcache_ray.policy_spec import describe_policy, parse_policy
+from warpcache_ray.serving import coordinator, problems
+from warpcache_ray.serving.lifecycle import TERMINAL, Status
+from warpcache_ray.serving.schemas import GenerateRequest, check_shape
+
+WAIT_S = 20.0
+
+
+class Service:
+    """What the routes need: the configuration, and the coordinator's methods with their errors unwrapped."""
+
+    def __init__(self, config: ServiceConfig, actor: Any) -> None:
+        self.config = config
+        self.actor = actor
+
+    async def ask(self, method: str, *arguments: Any) -> Any:
+        """Calls the coordinator.
+
+        Raises:
+            WarpCacheError: what it raised, or Unavailable while it restarts.
+        """
+        try:
+            return await getattr(self.actor, method).remote(*arguments)
+        except RayTaskError as error:
+            raise error.cause from error
+        except RayActorError as error:
+            raise Unavailable("the coordinator is restarting; try again") from error
+
+    async def model_info(self) -> dict[str, Any]:
+        """What the model can make, as its replicas tell.
+
+        Raises:
+            Unavailable: no replica is ready.
+        """
+        replicas = (await self.ask("health"))["replicas"]
+        if not replicas:
+            raise Unavailable("no replica is ready yet; try again")
+        info: dict[str, Any] = next(iter(replicas.values()))
+        return info
+
+    def policy_for(self, request: GenerateRequest) -> dict[str, Any]:
+        """The full policy that a request asks for."""
+        if request.policy is not None:
+            return describe_policy(parse_policy(request.policy))
+        if request.quality is not None:
+            return describe_policy(self.config.quality_policy(request.quality))
+        return describe_policy(self.config.default_policy)
+
+
+def routes(service: Service) -> APIRouter:
+    """All routes of the service."""
+    router = APIRouter()
+    _add_generation(router, service)
+    _add_jobs(router, service)
+    _add_descriptions(router, service)
+    return router
+
+
+def _add_generation(router: APIRouter, service: Service) -> None:
+    @router.post("/generate")
+    async def generate(body: GenerateRequest, request: Request) -> Response:
+        """Takes a job in; answers with its id at once, or with its end if `wait` or a media type is asked for."""
+        policy = service.policy_for(body)
+        seed = body.seed if body.seed is not None else secrets.randbelow(2**31)
+        fields = body.job_request(service.config.model.defaults, seed)
+        check_shape(fields, service.config.model.limits, await service.model_info())
+        job = await service.ask("submit", fields, policy)
+        raw = MEDIA_TYPES[body.output_format] in request.headers.get("accept", "")
+        if not (body.wait or raw):
+            return JSONResponse(_public(job))
+        while job["status"] not in TERMINAL:
+            job = await service.ask("wait", job["id"], WAIT_S)
+        if job["status"] != Status.SUCCEEDED:
+            return JSONResponse({"error": job["error"], "job": _public(job)}, _status(job))
+        if raw:
+            return await _file(service, job)
+        return JSONResponse(await _with_video(service, job, body.response_format))
+
+
+def _add_jobs(router: APIRouter, service: Service) -> None:
+    @router.get("/jobs/{job_id}")
+    async def job(job_id: str) -> JSONResponse:
+        """The job's record: status, progress, cache summary, policy, seed, fingerprint of the latents."""
+        return JSONResponse(_public(await service.ask("get", job_id)))
+
+    @router.get("/jobs/{job_id}/video")
+    async def video(job_id: str) -> Response:
+        """The finished video."""
+        return await _file(service, await service.ask("get", job_id))
+
+    @router.delete("/jobs/{job_id}")
+    async def cancel(job_id: str) -> JSONResponse:
+        """Cancels: a queued job at once, a running one at its next step boundary."""
+        return JSONResponse(_public(await service.ask("cancel", job_id)))
+
+
+def _add_descriptions(router: APIRouter, service: Service) -> None:
+    @router.get("/health")
+    async def health() -> JSONResponse:
+        """200 while a replica is ready, else 503; with the number of jobs by status."""
+        found = await service.ask("health")
+        ready = bool(found["replicas"])
+        body = {
+            "status": "ok" if ready else "starting",
+            "version": __version__,
+            "replicas": len(found["replicas"]),
+            "jobs": found["jobs"],
+        }
+        return JSONResponse(body, 200 if ready else 503)
+
+    @router.get("/models")
+    async def models() -> dict[str, Any]:
+        """The model that is served, what it can make, defaults and limits."""
+        model = service.config.model
+        return {
+            "name": service.config.name,
+            "path": model.path,
+            **await service.model_info(),
+            "defaults": {n: getattr(model.defaults, n) for n in model.defaults.__slots__},
+            "limits": {n: getattr(model.limits, n) for n in model.limits.__slots__},
+        }
+
+    @router.get("/policies")
+    async def policies() -> dict[str, Any]:
+        """Every policy with its parameters' defaults, and what each quality stands for."""
+        return {
+            "default": describe_policy(service.config.default_policy),
+            "qualities": {
+                q: describe_policy(service.config.quality_policy(q))
+                for q in ("exact", "high", "balanced", "fast")
+            },
+            "policies": {name: describe_policy(kind()) for name, kind in POLICIES.items()},
+        }
+
+    @router.get("/metrics")
+    async def metrics() -> Response:
+        """Prometheus' text format."""
+        return Response(
+            await service.ask("metrics_text"), media_type="text/plain; version=0.0.4; charset=utf-8"
+        )
+
+
+def _public(job: dict[str, Any]) -> dict[str, Any]:
+    done = job["status"] == Status.SUCCEEDED
+    return job | {"video": f"/jobs/{job['id']}/video" if done else None}
+
+
+def _status(job: dict[str, Any]) -> int:
+    codes = {kind.code: kind.status for kind in problems.all_errors()}
+    return codes.get(job["error"]["code"], 500)
+
+
+async def _path(service: Service, job: dict[str, Any]) -> Path:
+    path = await service.ask("video_path", job["id"])
+    if path is None:
+        raise JobNotReady(f"job {job['id']} is {job['status']}; it has no video", "job_id")
+    return Path(path)
+
+
+async def _file(service: Service, job: dict[str, Any]) -> FileResponse:
+    path = await _path(service, job)
+    form = job["request"]["output_format"]
+    headers = {"x-job-id": job["id"], "x-seed": str(job["request"]["seed"])}
+    return FileResponse(path, media_type=MEDIA_TYPES[form], headers=headers)
+
+
+async def _with_video(service: Service, job: dict[str, Any], form: str) -> dict[str, Any]:
+    if form == "url":
+        return _public(job)
+    data = await asyncio.to_thread((await _path(service, job)).read_bytes)
+    return _public(job) | {"b64_json": base64.b64encode(data).decode()}
+
+
+def build_api(config: ServiceConfig, actor: Any) -> FastAPI:
+    """The FastAPI application over a coordinator."""
+    api = FastAPI(title="WarpCache-Ray", version=__version__)
+    api.include_router(routes(Service(config, actor)))
+    problems.install(api, config.model.limits.body_bytes)
+    return api
+
+
+class Ingress:
+    """Serves the routes. `replicas` is bound so that Serve deploys them; jobs reach them by the coordinator."""
+
+    async def __init__(  # type: ignore[misc]  # Serve awaits it
+        self, config: ServiceConfig, replicas: Any
+    ) -> None:
+        self.replicas = replicas
+        actor = coordinator.connect(config)
+        await actor.configure.remote(config)
+        self.api = build_api(config, actor)
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        """Called by Serve after the constructor."""
+        return self.api

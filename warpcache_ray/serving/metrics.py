@@ -1,0 +1,87 @@
+"""Every metric that the service exports, in one table, and what moves it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+_DRIFT_BUCKETS = (0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.12, 0.16, 0.24, 0.32, 0.5, 1.0, 2.0)
+_LATENCY_BUCKETS = (0.5, 1, 2, 5, 10, 20, 40, 80, 160, 320, 640, 1280)
+
+_COUNTED = ("hits", "misses", "warped", "recomputed")
+
+
+class Metrics:
+    """The counters live beside the job records, so they survive any replica.
+
+    An attempt reports running totals; `moved` adds what is new since its last report, so a report that arrives
+    twice counts once.
+    """
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        r = self.registry
+        self.requests = Counter(
+            "warpcache_requests", "Jobs that ended, by status", ["status"], registry=r
+        )
+        self.hits = Counter("warpcache_cache_hits", "Branch calls reused or warped", registry=r)
+        self.misses = Counter(
+            "warpcache_cache_misses", "Branch calls recomputed for their drift", registry=r
+        )
+        self.warps = Counter("warpcache_warp_operations", "Branch calls warped", registry=r)
+        self.recomputes = Counter(
+            "warpcache_recomputes", "Branch calls recomputed: misses and forced ones", registry=r
+        )
+        self.size = Gauge(
+            "warpcache_cache_size", "Bytes held by the caches of running jobs", registry=r
+        )
+        self.hit_rate = Gauge(
+            "warpcache_hit_rate", "Hits / (hits + misses), over all time", registry=r
+        )
+        self.latency = Histogram(
+            "warpcache_request_latency_seconds",
+            "From submission to the end of a job",
+            buckets=_LATENCY_BUCKETS,
+            registry=r,
+        )
+        self.drift = Histogram(
+            "warpcache_drift_observed", "Drift at decisions", buckets=_DRIFT_BUCKETS, registry=r
+        )
+        self._reported: dict[str, dict[str, int]] = {}
+        self._sizes: dict[str, int] = {}
+        self._sums = dict.fromkeys(_COUNTED, 0)
+
+    def moved(self, attempt: str, totals: dict[str, Any]) -> None:
+        """Takes an attempt's running totals and the drifts that it saw since its last report."""
+        seen = self._reported.setdefault(attempt, dict.fromkeys(_COUNTED, 0))
+        counters = (self.hits, self.misses, self.warps, self.recomputes)
+        for name, counter in zip(_COUNTED, counters, strict=True):
+            new = max(0, totals[name] - seen[name])
+            counter.inc(new)
+            self._sums[name] += new
+            seen[name] = max(seen[name], totals[name])
+        for drift in totals["drifts"]:
+            self.drift.observe(drift)
+        asked = self._sums["hits"] + self._sums["misses"]
+        self.hit_rate.set(self._sums["hits"] / asked if asked else 0.0)
+        self._resize(attempt, totals["cache_bytes"])
+
+    def attempt_over(self, attempt: str) -> None:
+        """Forgets an attempt; its counts stay."""
+        self._reported.pop(attempt, None)
+        self._resize(attempt, 0)
+
+    def job_ended(self, status: str, seconds: float) -> None:
+        """Counts a job that reached a terminal state."""
+        self.requests.labels(status).inc()
+        self.latency.observe(seconds)
+
+    def text(self) -> str:
+        """Prometheus' text format."""
+        return generate_latest(self.registry).decode()
+
+    def _resize(self, attempt: str, size: int) -> None:
+        self._sizes[attempt] = size
+        self._sizes = {a: s for a, s in self._sizes.items() if s}
+        self.size.set(sum(self._sizes.values()))

@@ -1,0 +1,76 @@
+"""What `POST /generate` takes, in diffusers' field names, and the check against what the model can make."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from warpcache_ray.config import Defaults, Limits, Quality
+from warpcache_ray.errors import InvalidRequest
+from warpcache_ray.media import Format
+
+
+class GenerateRequest(BaseModel):
+    """One video to make. What is left out takes the service's default; without a seed one is drawn and told."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    prompt: str = Field(min_length=1, max_length=4000)
+    negative_prompt: str | None = Field(None, max_length=4000)
+    height: int | None = Field(None, ge=16)
+    width: int | None = Field(None, ge=16)
+    num_frames: int | None = Field(None, ge=1)
+    num_inference_steps: int | None = Field(None, ge=1)
+    guidance_scale: float | None = Field(None, ge=0, le=50)
+    seed: int | None = Field(None, ge=0, lt=2**63)
+    fps: int | None = Field(None, ge=1, le=120)
+    policy: str | dict[str, Any] | None = None
+    quality: Quality | None = None
+    output_format: Format = "mp4"
+    response_format: Literal["url", "b64_json"] = "url"
+    wait: bool = False
+
+    @field_validator("prompt")
+    @classmethod
+    def _not_blank(cls, prompt: str) -> str:
+        if not prompt.strip():
+            raise ValueError("must not be blank")
+        return prompt
+
+    @model_validator(mode="after")
+    def _one_choice(self) -> GenerateRequest:
+        if self.policy is not None and self.quality is not None:
+            raise ValueError("policy and quality exclude each other; give one of them")
+        return self
+
+    def job_request(self, defaults: Defaults, seed: int) -> dict[str, Any]:
+        """The fields of a job: given ones before the service's defaults."""
+        given = self.model_dump(
+            exclude={"policy", "quality", "response_format", "wait"}, exclude_none=True
+        )
+        usual = {name: getattr(defaults, name) for name in defaults.__slots__}
+        usual = {name: value for name, value in usual.items() if value is not None}
+        return {"seed": seed, **usual, **given}
+
+
+def check_shape(request: dict[str, Any], limits: Limits, info: dict[str, Any]) -> None:
+    """Refuses what the model can't make or the service doesn't allow.
+
+    Raises:
+        InvalidRequest: names the field, the value and what is allowed.
+    """
+    multiple, step = info["size_multiple"], info["frame_multiple"]
+    for name in ("height", "width", "num_frames", "num_inference_steps"):
+        largest = getattr(limits, name)
+        if request.get(name, 1) > largest:
+            raise _refusal(request, name, f"at most {largest}")
+    for name in ("height", "width"):
+        if request.get(name, 0) % multiple:
+            raise _refusal(request, name, f"a multiple of {multiple}")
+    if (request.get("num_frames", 1) - 1) % step:
+        raise _refusal(request, "num_frames", f"1 more than a multiple of {step}")
+
+
+def _refusal(request: dict[str, Any], name: str, allowed: str) -> InvalidRequest:
+    return InvalidRequest(f"{name} = {request[name]!r} is not allowed; it must be {allowed}", name)
