@@ -1,0 +1,212 @@
+"""Tiny real pipelines with random weights, as folders that `from_pretrained` loads."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import pytest
+import torch
+from diffusers import (
+    AutoencoderKLHunyuanVideo,
+    AutoencoderKLWan,
+    DiffusionPipeline,
+    FlowMatchEulerDiscreteScheduler,
+    HunyuanVideoPipeline,
+    HunyuanVideoTransformer3DModel,
+    UniPCMultistepScheduler,
+    WanPipeline,
+    WanTransformer3DModel,
+)
+from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    LlamaConfig,
+    LlamaModel,
+    PreTrainedTokenizerFast,
+    UMT5Config,
+    UMT5EncoderModel,
+)
+
+torch.set_num_threads(1)
+
+CALL = {"height": 32, "width": 32, "num_frames": 9, "num_inference_steps": 8}
+"""A generation that every tiny model makes in a fraction of a second."""
+
+
+def _tokenizer(template: str, specials: dict[str, str], length: int) -> PreTrainedTokenizerFast:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        special_tokens=list(dict.fromkeys(specials.values())),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(["a cat runs over a red field"], trainer)
+    named = [(token, tokenizer.token_to_id(token)) for token in specials.values()]
+    tokenizer.post_processor = processors.TemplateProcessing(single=template, special_tokens=named)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, model_max_length=length, padding_side="right", **specials
+    )
+
+
+def build_wan(expert_2: bool = False) -> WanPipeline:
+    """Four blocks of width 32 under UniPC; with `expert_2` a second transformer, as Wan 2.2 has."""
+    torch.manual_seed(0)
+    specials = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+    tokenizer = _tokenizer("$A </s>", specials, 512)
+    text = UMT5Config(
+        vocab_size=len(tokenizer),
+        d_model=16,
+        d_kv=8,
+        d_ff=32,
+        num_layers=1,
+        num_heads=2,
+        pad_token_id=0,
+    )
+
+    def transformer() -> WanTransformer3DModel:
+        return WanTransformer3DModel(
+            patch_size=(1, 2, 2),
+            num_attention_heads=2,
+            attention_head_dim=16,
+            in_channels=4,
+            out_channels=4,
+            text_dim=16,
+            freq_dim=32,
+            ffn_dim=64,
+            num_layers=4,
+            rope_max_seq_len=32,
+        )
+
+    return WanPipeline(
+        tokenizer=tokenizer,
+        text_encoder=UMT5EncoderModel(text).eval(),
+        vae=AutoencoderKLWan(
+            base_dim=4,
+            z_dim=4,
+            dim_mult=[1, 1, 1, 1],
+            num_res_blocks=1,
+            latents_mean=[0.0] * 4,
+            latents_std=[1.0] * 4,
+        ).eval(),
+        transformer=transformer().eval(),
+        transformer_2=transformer().eval() if expert_2 else None,
+        boundary_ratio=0.7 if expert_2 else None,
+        scheduler=UniPCMultistepScheduler(
+            prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
+        ),
+    )
+
+
+def build_hunyuan() -> HunyuanVideoPipeline:
+    """Two dual-stream and two single-stream blocks of width 32."""
+    torch.manual_seed(0)
+    begin, end, pad = "<|begin_of_text|>", "<|eot_id|>", "<|pad|>"
+    llama = _tokenizer(f"{begin} $A", {"bos_token": begin, "eos_token": end, "pad_token": pad}, 512)
+    start, stop = "<|startoftext|>", "<|endoftext|>"
+    clip = _tokenizer(
+        f"{start} $A {stop}", {"bos_token": start, "eos_token": stop, "pad_token": stop}, 77
+    )
+    llama_config = LlamaConfig(
+        vocab_size=len(llama),
+        hidden_size=16,
+        intermediate_size=32,
+        num_attention_heads=2,
+        num_hidden_layers=3,
+        pad_token_id=llama.pad_token_id,
+    )
+    clip_config = CLIPTextConfig(
+        vocab_size=len(clip),
+        hidden_size=16,
+        intermediate_size=32,
+        num_attention_heads=2,
+        num_hidden_layers=1,
+        projection_dim=16,
+        eos_token_id=clip.eos_token_id,
+        pad_token_id=clip.pad_token_id,
+    )
+    return HunyuanVideoPipeline(
+        text_encoder=LlamaModel(llama_config).eval(),
+        tokenizer=llama,
+        text_encoder_2=CLIPTextModel(clip_config).eval(),
+        tokenizer_2=clip,
+        transformer=HunyuanVideoTransformer3DModel(
+            in_channels=4,
+            out_channels=4,
+            num_attention_heads=2,
+            attention_head_dim=16,
+            num_layers=2,
+            num_single_layers=2,
+            num_refiner_layers=1,
+            patch_size=2,
+            patch_size_t=1,
+            guidance_embeds=True,
+            text_embed_dim=16,
+            pooled_projection_dim=16,
+            rope_axes_dim=(4, 6, 6),
+            mlp_ratio=2.0,
+        ).eval(),
+        vae=AutoencoderKLHunyuanVideo(
+            latent_channels=4,
+            block_out_channels=(4, 4, 4, 4),
+            layers_per_block=1,
+            norm_num_groups=2,
+            mid_block_add_attention=False,
+        ).eval(),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=7.0),
+    )
+
+
+BUILDERS: dict[str, Callable[[], Any]] = {"wan": build_wan, "hunyuan": build_hunyuan}
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Folder of each tiny model."""
+    root = tmp_path_factory.mktemp("models")
+    for name, build in BUILDERS.items():
+        build().save_pretrained(root / name)
+    return {name: root / name for name in BUILDERS}
+
+
+@pytest.fixture(params=BUILDERS)
+def model(request: pytest.FixtureRequest) -> str:
+    """Each tiny model in turn."""
+    name: str = request.param
+    return name
+
+
+@pytest.fixture
+def pipe(model: str, folders: dict[str, Path]) -> Any:
+    """A fresh pipeline of the model."""
+    loaded = DiffusionPipeline.from_pretrained(folders[model])
+    loaded.set_progress_bar_config(disable=True)
+    return loaded
+
+
+@pytest.fixture
+def two_experts() -> WanPipeline:
+    """A Wan 2.2 pipeline."""
+    pipe = build_wan(expert_2=True)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture
+def latents() -> Callable[..., torch.Tensor]:
+    """Runs a pipeline as any user would, up to the final latents."""
+
+    def run(pipe: Any, seed: int = 0, prompt: str = "a cat runs", **changes: Any) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        arguments = {**CALL, "max_sequence_length": 16, "output_type": "latent", **changes}
+        final: torch.Tensor = pipe(prompt=prompt, generator=generator, **arguments).frames
+        return final
+
+    return run
