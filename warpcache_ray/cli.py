@@ -1,4 +1,4 @@
-"""The command line: `warpcache serve | generate | doctor`."""
+"""The command line: `warpcache serve | generate | demo | doctor`."""
 
 from __future__ import annotations
 
@@ -29,6 +29,14 @@ console = Console()
 complaints = Console(stderr=True)
 
 DEMO_MODEL = "toyworld/wan"
+
+_COLUMNS = (
+    TextColumn("{task.description}"),
+    BarColumn(),
+    MofNCompleteColumn(),
+    TimeRemainingColumn(),
+    TextColumn("{task.fields[note]}"),
+)
 
 
 @app.command()
@@ -99,6 +107,40 @@ def generate(
 
 
 @app.command()
+def demo(
+    prompt: Annotated[str, typer.Argument(help="What the video shows")],
+    out: Annotated[Path, typer.Option()] = Path("demo.mp4"),
+    config: Annotated[Path, typer.Option(help="Configuration to serve")] = Path(
+        "configs/toyworld.yaml"
+    ),
+    url: Annotated[str, typer.Option()] = "http://127.0.0.1:8000",
+    seed: Annotated[int | None, typer.Option(min=0)] = None,
+) -> None:
+    """Start the service, generate one video through it, stop it."""
+    from warpcache_ray import demo as steps
+
+    request = {"prompt": prompt, **({} if seed is None else {"seed": seed})}
+    try:
+        load_application(config)
+        with Progress(*_COLUMNS, console=console) as progress:
+            task = progress.add_task("starting the service", total=None, note="")
+            with steps.service(config, url) as client:
+
+                def on_progress(job: dict[str, Any]) -> None:
+                    note = f"{job['cache'].get('share_of_blocks', 1):.0%} of the blocks"
+                    done, total = job["step"], job["total_steps"]
+                    progress.update(
+                        task, description=job["status"], completed=done, total=total, note=note
+                    )
+
+                job, video = steps.generate(client, request, on_progress)
+        out.write_bytes(video)
+    except WarpCacheError as error:
+        raise _complain(error) from error
+    console.print(f"{out}: {len(video)} bytes, seed {job['request']['seed']}", job["cache"])
+
+
+@app.command()
 def doctor() -> None:
     """Say what is installed and which devices and backends work."""
     from warpcache_ray.doctor import findings
@@ -146,20 +188,13 @@ def _load(model: str, dtype: str, device: str, threads: int) -> Engine:
 def _run(engine: Engine, generation: Generation, policy: Policy) -> Result:
     from warpcache_ray.engine.events import Control
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[decisions]}"),
-    )
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task(policy.name, total=generation.num_inference_steps, decisions="")
+    with Progress(*_COLUMNS, console=console) as progress:
+        task = progress.add_task(policy.name, total=generation.num_inference_steps, note="")
 
         def on_step(event: StepEvent) -> Control:
             said = " ".join(f"{b}:{d.action}" for b, d in event.decisions.items())
             shown = f"{event.seconds * 1000:.0f} ms {said}"
-            progress.update(task, completed=event.index + 1, total=event.total, decisions=shown)
+            progress.update(task, completed=event.index + 1, total=event.total, note=shown)
             return Control.CONTINUE
 
         return engine.generate(generation, policy, on_step)

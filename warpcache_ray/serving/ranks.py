@@ -50,9 +50,11 @@ class Rank:
         return asdict(self.engine.info)
 
     @ray.method(concurrency_group="control")
-    def progress(self, told: int) -> dict[str, Any]:
-        """Running totals of the attempt, and the drifts from the `told`-th on."""
+    def progress(self, attempt: str, told: int) -> dict[str, Any]:
+        """Running totals of the attempt, and its drifts from the `told`-th on; zeros until it begins."""
         with self._lock:
+            if attempt != self._attempt:
+                return {"step": 0, "total": 0, **_totals(None), "drifts": []}
             return {
                 "step": self._step,
                 "total": self._total,

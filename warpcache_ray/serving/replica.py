@@ -110,7 +110,7 @@ class Replica:
 
     async def _report(self, attempt: dict[str, Any], told: _Told) -> None:
         async with told.lock:
-            totals = await self.ranks[0].progress.remote(told.drifts)
+            totals = await self.ranks[0].progress.remote(attempt["id"], told.drifts)
             told.drifts += len(totals["drifts"])
             if not await self.coordinator.report.remote(
                 attempt["job_id"], attempt["fence"], totals

@@ -1,0 +1,81 @@
+"""A real Ray with Serve on this machine, shared by all tests of the service."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+def free_port() -> int:
+    """A port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def application(name: str) -> dict[str, Any]:
+    """The `args` of one of our configurations."""
+    document = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
+    args: dict[str, Any] = document["applications"][0]["args"]
+    return args
+
+
+@pytest.fixture(scope="session")
+def ray_port() -> Iterator[int]:
+    """HTTP port of a local Ray Serve."""
+    os.environ["RAY_AUTH_MODE"] = "disabled"
+    import ray
+    from ray import serve
+
+    port = free_port()
+    ray.init(address="local", num_cpus=6, include_dashboard=False, log_to_driver=False)
+    serve.start(proxy_location="HeadOnly", http_options={"host": "127.0.0.1", "port": port})
+    yield port
+    serve.shutdown()
+    ray.shutdown()
+
+
+Deploy = Callable[..., httpx.Client]
+
+
+@pytest.fixture(scope="session")
+def deploy(
+    ray_port: int, folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Deploy]:
+    """Serves one of our configurations with its model swapped for a tiny one and its GPUs for one CPU."""
+    from ray import serve
+
+    from warpcache_ray.serving.app import build
+
+    clients: dict[str, httpx.Client] = {}
+
+    def run(config: str, model: str, **changes: Any) -> httpx.Client:
+        if config not in clients:
+            args = application(config)
+            small = {"height": 32, "width": 32, "num_frames": 9, "num_inference_steps": 8, "fps": 8}
+            args["model"] |= {
+                "path": str(folders[model]),
+                "device": "cpu",
+                "dtype": "float32",
+                "defaults": small,
+            }
+            results = str(tmp_path_factory.mktemp("results"))
+            args |= {"parallel": {}, "results": results, **changes}
+            serve.run(build(args), name=config, route_prefix=f"/{config}")
+            base = f"http://127.0.0.1:{ray_port}/{config}"
+            clients[config] = httpx.Client(base_url=base, timeout=240)
+        return clients[config]
+
+    yield run
+    for client in clients.values():
+        client.close()

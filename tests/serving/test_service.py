@@ -1,0 +1,156 @@
+"""The service on a real Ray: HTTP in, video out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from diffusers import DiffusionPipeline
+from torch import Tensor
+from typer.testing import CliRunner
+
+from warpcache_ray.cli import app as cli
+from warpcache_ray.engine.events import latents_sha256
+from warpcache_ray.video import read_video
+
+PROMPT = {"prompt": "a cat runs", "seed": 0}
+
+
+@pytest.fixture
+def wan(deploy: Callable[..., httpx.Client]) -> httpx.Client:
+    return deploy("wan", "wan", policy={"name": "first_block", "threshold": 10.0})
+
+
+def until(client: httpx.Client, job: str, done: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    """Polls a job until `done`."""
+    for _ in range(600):
+        record: dict[str, Any] = client.get(f"/jobs/{job}").json()
+        if done(record):
+            return record
+        time.sleep(0.1)
+    pytest.fail(f"job never got there: {record}")
+
+
+def samples(client: httpx.Client) -> dict[str, float]:
+    """The unlabelled samples of /metrics."""
+    lines = client.get("/metrics").text.splitlines()
+    return {k: float(v) for k, v in (x.rsplit(" ", 1) for x in lines if x[0] != "#")}
+
+
+def test_hunyuan_config_serves(deploy: Callable[..., httpx.Client], tmp_path: Path) -> None:
+    """configs/hunyuan.yaml, its model swapped for a tiny one, makes the video that was asked for."""
+    client = deploy("hunyuan", "hunyuan")
+    answer = client.post("/generate", json=PROMPT, headers={"accept": "video/mp4"})
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "video/mp4"
+    path = tmp_path / "video.mp4"
+    path.write_bytes(answer.content)
+    assert read_video(path).shape == (9, 32, 32, 3)
+    assert client.get("/models").json()["transformer"] == "HunyuanVideoTransformer3DModel"
+
+
+def test_same_latents_over_http_cli_and_diffusers(
+    wan: httpx.Client, folders: dict[str, Path], tmp_path: Path, latents: Callable[..., Tensor]
+) -> None:
+    """With the cache off, one request and seed have one fingerprint, whichever way they come."""
+    exact = wan.post("/generate", json={**PROMPT, "quality": "exact", "wait": True}).json()
+    pipe = DiffusionPipeline.from_pretrained(folders["wan"])
+    plain = latents_sha256(latents(pipe, max_sequence_length=512))
+    assert exact["result"]["latents_sha256"] == plain
+    options = (
+        "--seed 0 --height 32 --width 32 --num-frames 9 --num-inference-steps 8 --policy never"
+    )
+    out = tmp_path / "video.mp4"
+    told = CliRunner().invoke(
+        cli,
+        [
+            "generate",
+            PROMPT["prompt"],
+            "--model",
+            str(folders["wan"]),
+            "--out",
+            str(out),
+            *options.split(),
+        ],
+    )
+    assert told.exit_code == 0, told.output
+    assert plain[:16] in told.output
+    assert read_video(out).shape == (9, 32, 32, 3)
+
+
+def test_job_from_id_to_video(wan: httpx.Client, tmp_path: Path) -> None:
+    """A job id at once; then progress, the cache's account, policy and seed; then the video."""
+    asked = {"prompt": "a field", "num_inference_steps": 20, "output_format": "webm"}
+    job = wan.post("/generate", json=asked).json()
+    assert job["status"] in ("queued", "running")
+    record = until(wan, job["id"], lambda r: r["status"] == "succeeded")
+    assert record["step"] == record["total_steps"] == 20
+    assert record["policy"]["name"] == "first_block"
+    assert record["cache"]["reused"] > 0
+    assert isinstance(record["request"]["seed"], int)
+    video = wan.get(f"/jobs/{job['id']}/video")
+    assert video.headers["content-type"] == "video/webm"
+    path = tmp_path / "video.webm"
+    path.write_bytes(video.content)
+    assert read_video(path).shape == (9, 32, 32, 3)
+
+
+def test_metrics_move(wan: httpx.Client) -> None:
+    """Hits are reuses and warps, recomputes are misses and forced ones; the totals grow by the job's account."""
+    before = samples(wan)
+    job = wan.post("/generate", json={**PROMPT, "wait": True}).json()
+    after = samples(wan)
+    grown = {k: after[k] - before.get(k, 0.0) for k in after}
+    assert (
+        grown["warpcache_cache_hits_total"] == job["cache"]["reused"] + job["cache"]["warped"] > 0
+    )
+    assert grown["warpcache_recomputes_total"] == job["cache"]["recomputed"] > 0
+    assert grown["warpcache_cache_misses_total"] == job["cache"]["misses"]
+    assert grown['warpcache_requests_total{status="succeeded"}'] == 1
+    assert grown["warpcache_request_latency_seconds_count"] == 1
+    assert grown["warpcache_drift_observed_count"] > 0
+    assert 0 < after["warpcache_hit_rate"] <= 1
+
+
+def test_cancel_within_one_step(wan: httpx.Client) -> None:
+    """A running job ends as cancelled at a step boundary, and the next job runs."""
+    job = wan.post(
+        "/generate", json={**PROMPT, "num_inference_steps": 100, "policy": "never"}
+    ).json()
+    until(wan, job["id"], lambda r: r["step"] > 0)
+    wan.delete(f"/jobs/{job['id']}")
+    record = until(wan, job["id"], lambda r: r["finished_at"] is not None)
+    assert record["status"] == "cancelled"
+    assert record["error"]["code"] == "cancelled"
+    assert record["step"] < 100
+    assert wan.get(f"/jobs/{job['id']}/video").status_code == 404
+    assert wan.post("/generate", json={**PROMPT, "wait": True}).status_code == 200
+
+
+def test_a_failed_generation_is_told(wan: httpx.Client) -> None:
+    """A model that raises ends its job as failed with a typed error; the service goes on."""
+    too_long = {**PROMPT, "num_frames": 81, "height": 512, "width": 1024, "wait": True}
+    answer = wan.post("/generate", json={**too_long, "num_inference_steps": 1})
+    assert answer.status_code == 500
+    assert answer.json()["error"]["code"] == "generation_failed"
+    assert wan.post("/generate", json={**PROMPT, "wait": True}).status_code == 200
+
+
+def test_bad_input_goes_on(wan: httpx.Client) -> None:
+    """Through the real proxy: 4xx with field and value for each bad body, and the service still healthy."""
+    for body, status in (
+        (b'{"prompt": "a', 400),
+        (b'{"prompt": ""}', 422),
+        (b'{"prompt": "a", "height": 33}', 422),
+        (b'{"prompt": "a", "colour": 1}', 422),
+        (b" " * 10_000_000, 413),
+    ):
+        answer = wan.post("/generate", content=body, headers={"content-type": "application/json"})
+        assert answer.status_code == status, answer.text
+        assert answer.json()["error"]["code"]
+    assert wan.get("/health").json()["status"] == "ok"
+    assert wan.get("/docs").status_code == 200
