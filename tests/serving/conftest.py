@@ -15,8 +15,7 @@ import yaml
 CONFIGS = Path(__file__).parents[2] / "configs"
 
 
-def free_port() -> int:
-    """A port that was free a moment ago."""
+def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -30,6 +29,12 @@ def application(name: str) -> dict[str, Any]:
     return args
 
 
+@pytest.fixture
+def free_port() -> int:
+    """A port that was free a moment ago."""
+    return _free_port()
+
+
 @pytest.fixture(scope="session")
 def ray_port() -> Iterator[int]:
     """HTTP port of a local Ray Serve."""
@@ -37,7 +42,7 @@ def ray_port() -> Iterator[int]:
     import ray
     from ray import serve
 
-    port = free_port()
+    port = _free_port()
     ray.init(address="local", num_cpus=6, include_dashboard=False, log_to_driver=False)
     serve.start(proxy_location="HeadOnly", http_options={"host": "127.0.0.1", "port": port})
     yield port

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import threading
+import re
+import sys
+import time
 from typing import Any
 
 import psutil
@@ -15,10 +15,11 @@ from ray.serve import Application
 from warpcache_ray.config import ServiceConfig, parse_config
 from warpcache_ray.errors import InvalidConfig
 from warpcache_ray.serving.ingress import Ingress
-from warpcache_ray.serving.preflight import check_devices, check_model
+from warpcache_ray.serving.preflight import check_devices, check_layout, check_model
 from warpcache_ray.serving.replica import DRIVER_CPUS, Replica, bundles
 
-GRACE_S = 2.0
+OUTPUT_DELAY_S = 1.5
+_SERVE_RUN = re.compile(r"\bserve(\.scripts)? run\b")
 
 
 def build(args: dict[str, Any]) -> Application:
@@ -31,8 +32,9 @@ def build(args: dict[str, Any]) -> Application:
         config = parse_config(args)
         check_model(config)
         check_devices(config, ray.cluster_resources())
-    except InvalidConfig:
-        _end_serve_run()
+        check_layout(config)
+    except InvalidConfig as error:
+        _end_serve_run(error)
         raise
     return assemble(config)
 
@@ -58,13 +60,14 @@ def assemble(config: ServiceConfig) -> Application:
     return ingress.bind(config, replicas)
 
 
-def _end_serve_run() -> None:
+def _end_serve_run(error: InvalidConfig) -> None:
     # `serve run FILE` waits for ever for an application whose builder raised. This builder runs in a worker of the
     # cluster that `serve run` started, so the command is one of its ancestors; on a cluster that others started
     # there is no such ancestor, and the failure stands in `serve status`.
     for process in psutil.Process().parents():
-        command = " ".join(process.cmdline())
-        if "serve run" in command or "warpcache serve" in command:
-            timer = threading.Timer(GRACE_S, os.kill, (process.pid, signal.SIGTERM))
-            timer.start()
+        if _SERVE_RUN.search(" ".join(process.cmdline())):
+            print(f"{error.code}: {error.message}", file=sys.stderr, flush=True)
+            # Ray shows a worker's output with a delay.
+            time.sleep(OUTPUT_DELAY_S)
+            process.terminate()
             return

@@ -33,7 +33,7 @@ def check_model(config: ServiceConfig) -> None:
 
 
 def check_devices(config: ServiceConfig, resources: Mapping[str, float]) -> None:
-    """The cluster has the GPUs that the replicas need, and the layout is one that can be run.
+    """The cluster has the GPUs that the replicas need.
 
     Raises:
         InvalidConfig: it has not.
@@ -46,4 +46,19 @@ def check_devices(config: ServiceConfig, resources: Mapping[str, float]) -> None
                 f"parallel = {config.parallel} × replicas = {config.replicas} needs {needed} GPUs; "
                 f"the cluster has {there}",
                 "parallel",
+            )
+
+
+def check_layout(config: ServiceConfig) -> None:
+    """The layout is one that this version runs.
+
+    Raises:
+        InvalidConfig: it splits a generation over ranks.
+    """
+    for name in ("ulysses", "ring", "cfg"):
+        degree = getattr(config.parallel, name)
+        if degree > 1:
+            raise InvalidConfig(
+                f"parallel.{name} = {degree}: ranks of this version don't share a generation yet; it must be 1",
+                f"parallel.{name}",
             )

@@ -1,0 +1,112 @@
+"""Real faults: processes that die, configurations that can't be served."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+import yaml
+
+from warpcache_ray.demo import generate, service
+from warpcache_ray.video import read_video
+
+pytestmark = pytest.mark.slow
+
+
+def rank_process() -> psutil.Process:
+    """The rank actor's process among those that this one's Ray has started."""
+    for process in psutil.process_iter(["cmdline"]):
+        if process.info["cmdline"][:1] == ["ray::Rank"] or "ray::Rank" in " ".join(
+            process.info["cmdline"] or []
+        ):
+            return process
+    pytest.fail("no rank is running")
+
+
+def until(client: httpx.Client, job: str, done: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    for _ in range(1200):
+        record: dict[str, Any] = client.get(f"/jobs/{job}").json()
+        if done(record):
+            return record
+        time.sleep(0.1)
+    pytest.fail(f"job never got there: {record}")
+
+
+def totals(client: httpx.Client) -> dict[str, float]:
+    lines = client.get("/metrics").text.splitlines()
+    pairs = (line.rsplit(" ", 1) for line in lines if "_total" in line and line[0] != "#")
+    return {name: float(value) for name, value in pairs}
+
+
+def test_a_killed_rank_costs_an_attempt_not_the_job(deploy: Callable[..., httpx.Client]) -> None:
+    """kill -9 of the rank in mid-job: the job runs again on a new rank and ends well; no total falls."""
+    client = deploy("toyworld", "wan")
+    body = {"prompt": "a cat", "seed": 0, "policy": "interval", "num_inference_steps": 100}
+    job = client.post("/generate", json=body).json()
+    until(client, job["id"], lambda r: r["step"] > 5)
+    before = totals(client)
+    rank_process().send_signal(signal.SIGKILL)
+    record = until(client, job["id"], lambda r: r["finished_at"] is not None)
+    assert record["status"] == "succeeded"
+    assert record["fence"] == 2
+    after = totals(client)
+    assert all(after[name] >= value for name, value in before.items())
+    assert client.get(f"/jobs/{job['id']}/video").status_code == 200
+
+
+def config_file(tmp_path: Path, port: int, change: Callable[[dict[str, Any]], None]) -> Path:
+    """configs/toyworld.yaml on a free port, changed."""
+    source = Path(__file__).parents[2] / "configs" / "toyworld.yaml"
+    document = yaml.safe_load(source.read_text())
+    document["http_options"]["port"] = port
+    document["applications"][0]["args"]["results"] = str(tmp_path / "results")
+    change(document["applications"][0]["args"])
+    path = tmp_path / "config.yaml"
+    path.write_text(json.dumps(document))
+    return path
+
+
+def test_serve_run_makes_a_video(tmp_path: Path, free_port: int) -> None:
+    """`serve run configs/toyworld.yaml`, as a process of its own, makes the video that is asked for."""
+    path = config_file(tmp_path, free_port, lambda args: None)
+    with service(path, f"http://127.0.0.1:{free_port}") as client:
+        job, video = generate(client, {"prompt": "a red circle", "seed": 1}, lambda job: None)
+    assert job["cache"]["warped"] > 0
+    out = tmp_path / "video.mp4"
+    out.write_bytes(video)
+    assert read_video(out).shape == (17, 64, 64, 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda args: args.update(polcy="never"), "polcy"),
+        (lambda args: args["model"].update(path="no/such-model"), "model.path = 'no/such-model'"),
+        (lambda args: args["model"].update(device="cuda"), "needs 1 GPUs"),
+    ],
+    ids=["wrong key", "missing model", "too few GPUs"],
+)
+def test_serve_run_ends_on_a_bad_config(
+    tmp_path: Path, free_port: int, change: Callable[[dict[str, Any]], None], said: str
+) -> None:
+    """`serve run` does not wait for what can never be: it ends, with the field and the value in its output."""
+    path = config_file(tmp_path, free_port, change)
+    ended = subprocess.run(
+        [sys.executable, "-m", "ray.serve.scripts", "run", str(path)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "RAY_AUTH_MODE": "disabled"},
+    )
+    assert ended.returncode != 0
+    assert said in ended.stdout + ended.stderr

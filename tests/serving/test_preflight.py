@@ -1,0 +1,46 @@
+import pytest
+
+from warpcache_ray.config import ModelConfig, ServiceConfig
+from warpcache_ray.errors import InvalidConfig
+from warpcache_ray.parallel.layout import Layout
+from warpcache_ray.serving.preflight import check_devices, check_model
+
+
+def test_a_folder_with_an_index_is_a_model(tmp_path):
+    """A local pipeline folder passes."""
+    (tmp_path / "model_index.json").write_text("{}")
+    check_model(ServiceConfig(ModelConfig(str(tmp_path))))
+
+
+@pytest.mark.parametrize("name", ["", "sub/folder/of/none", "nobody-here/no-such-model"])
+def test_what_is_nowhere_is_refused(name, tmp_path):
+    """An empty folder, a missing one, and an id that the (offline) hub cache lacks: all named."""
+    path = name if name.count("/") == 1 else str(tmp_path / name)
+    with pytest.raises(InvalidConfig) as caught:
+        check_model(ServiceConfig(ModelConfig(path)))
+    assert caught.value.param == "model.path"
+    assert repr(path) in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("device", "layout", "replicas", "gpus", "fine"),
+    [
+        ("cuda", Layout(), 1, 1, True),
+        ("cuda", Layout(ulysses=2, cfg=2), 2, 8, True),
+        ("cuda", Layout(ulysses=2, cfg=2), 2, 7, False),
+        ("cuda", Layout(), 1, 0, False),
+        ("cpu", Layout(), 2, 0, True),
+    ],
+)
+def test_gpus_must_suffice(device, layout, replicas, gpus, fine):
+    """Ranks × replicas GPUs are needed, on CPU none; the refusal tells both numbers."""
+    model = ModelConfig("x", device=device)
+    config = ServiceConfig(model, parallel=layout, replicas=replicas)
+    resources = {"CPU": 4.0, "GPU": float(gpus)} if gpus else {}
+    if fine:
+        check_devices(config, resources)
+        return
+    with pytest.raises(InvalidConfig) as caught:
+        check_devices(config, resources)
+    needed = layout.world_size * replicas
+    assert f"needs {needed} GPUs; the cluster has {gpus}" in caught.value.message

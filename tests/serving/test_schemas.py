@@ -1,0 +1,93 @@
+import pytest
+from pydantic import ValidationError
+
+from warpcache_ray.config import Defaults, Limits
+from warpcache_ray.errors import InvalidRequest
+from warpcache_ray.serving.schemas import GenerateRequest, check_shape
+
+INFO = {"size_multiple": 16, "frame_multiple": 4}
+LIMITS = Limits(height=128, width=64, num_frames=33, num_inference_steps=10)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("prompt", ""),
+        ("prompt", " \n"),
+        ("prompt", None),
+        ("prompt", "x" * 4001),
+        ("height", "64"),
+        ("height", 64.0),
+        ("width", True),
+        ("num_frames", 0),
+        ("num_inference_steps", -1),
+        ("guidance_scale", float("nan")),
+        ("guidance_scale", -0.1),
+        ("seed", -1),
+        ("seed", 2**63),
+        ("fps", 0),
+        ("policy", 3),
+        ("quality", "best"),
+        ("output_format", "avi"),
+        ("response_format", "b64"),
+        ("wait", "yes"),
+        ("frames", 17),
+    ],
+)
+def test_bad_fields(field, value):
+    """Nothing is coerced or ignored; the error is at the field."""
+    with pytest.raises(ValidationError) as caught:
+        GenerateRequest.model_validate({"prompt": "a cat", field: value})
+    assert caught.value.errors()[0]["loc"][0] == field
+
+
+def test_policy_and_quality_exclude_each_other():
+    """A request says which policy in one way only."""
+    with pytest.raises(ValidationError, match="policy and quality exclude each other"):
+        GenerateRequest(prompt="a", policy="never", quality="fast")
+
+
+def test_given_fields_go_before_defaults():
+    """The job has what was given, else the service's default; what neither says is left out."""
+    defaults = Defaults(height=32, num_frames=9, fps=8)
+    request = GenerateRequest(prompt="a", height=64, guidance_scale=4, quality="fast", wait=True)
+    assert request.job_request(defaults, 7) == {
+        "prompt": "a",
+        "height": 64,
+        "num_frames": 9,
+        "fps": 8,
+        "guidance_scale": 4.0,
+        "seed": 7,
+        "output_format": "mp4",
+    }
+
+
+def test_a_given_seed_stays():
+    """Also seed 0."""
+    assert GenerateRequest(prompt="a", seed=0).job_request(Defaults(), 0)["seed"] == 0
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "allowed"),
+    [
+        ("height", 144, "at most 128"),
+        ("width", 80, "at most 64"),
+        ("num_frames", 37, "at most 33"),
+        ("num_inference_steps", 11, "at most 10"),
+        ("height", 72, "a multiple of 16"),
+        ("width", 17, "a multiple of 16"),
+        ("num_frames", 16, "1 more than a multiple of 4"),
+    ],
+)
+def test_shapes_that_cannot_be_made(field, value, allowed):
+    """The refusal names field, value and what is allowed."""
+    with pytest.raises(InvalidRequest) as caught:
+        check_shape({field: value}, LIMITS, INFO)
+    assert caught.value.message == f"{field} = {value} is not allowed; it must be {allowed}"
+    assert caught.value.param == field
+
+
+@pytest.mark.parametrize("request_", [{}, {"height": 128, "width": 64, "num_frames": 33}])
+def test_shapes_that_can(request_):
+    """The limits themselves are allowed, and fields may be absent."""
+    check_shape(request_, LIMITS, INFO)

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from warpcache_ray.cli import app
+from warpcache_ray.doctor import findings
+from warpcache_ray.video import read_video
+
+SHAPE = [
+    "--height",
+    "32",
+    "--width",
+    "32",
+    "--num-frames",
+    "9",
+    "--num-inference-steps",
+    "8",
+    "--seed",
+    "1",
+]
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(app, list(arguments))
+
+
+def test_generate_compares(folders: dict[str, Path], tmp_path: Path) -> None:
+    """`--compare` writes both videos and tells PSNR, SSIM and the speedup."""
+    out = tmp_path / "cat.gif"
+    model = str(folders["wan"])
+    told = run("generate", "a cat", "--model", model, "--out", str(out), "--compare", *SHAPE)
+    assert told.exit_code == 0, told.output
+    assert {p.name for p in tmp_path.iterdir()} == {"cat.gif", "cat-uncached.gif"}
+    for word in ("PSNR", "SSIM", "as fast", "recomputed", "sha256"):
+        assert word in told.output
+
+
+def test_policy_with_parameters(folders: dict[str, Path], tmp_path: Path) -> None:
+    """A policy can be given with its parameters, as YAML."""
+    out = tmp_path / "cat.mp4"
+    spec = "{name: interval, every: 4}"
+    told = run(
+        "generate",
+        "a cat",
+        "--model",
+        str(folders["wan"]),
+        "--out",
+        str(out),
+        "--policy",
+        spec,
+        *SHAPE,
+    )
+    assert told.exit_code == 0, told.output
+    assert read_video(out).shape == (9, 32, 32, 3)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--policy", "worldcash"], "worldcache"),
+        (["--policy", "{name: interval, evry: 2}"], "every"),
+        (["--out", "cat.avi"], "mp4"),
+        (["--model", "no/such-model"], "model.path"),
+    ],
+)
+def test_bad_options_end_with_a_message(options: list[str], said: str) -> None:
+    """Exit status 2, and a message that says what is allowed."""
+    told = run("generate", "a cat", *options)
+    assert told.exit_code == 2
+    assert said in told.stderr
+
+
+def test_serve_refuses_a_bad_file(tmp_path: Path) -> None:
+    """`warpcache serve` checks the file before it starts anything."""
+    path = tmp_path / "bad.yaml"
+    args = {"model": {"path": "toyworld/wan", "colour": "red"}}
+    path.write_text(json.dumps({"applications": [{"args": args}]}))
+    told = run("serve", str(path))
+    assert told.exit_code == 2
+    assert "model.colour" in told.stderr
+
+
+def test_doctor() -> None:
+    """Nothing that is needed is broken here, and each check has its line."""
+    told = run("doctor")
+    assert told.exit_code == 0, told.output
+    for finding in findings():
+        assert finding.check in told.output
+        assert finding.state != "broken"

@@ -1,0 +1,112 @@
+import dataclasses
+from pathlib import Path
+
+import pytest
+import yaml
+
+from warpcache_ray.config import ModelConfig, load_application, parse_config
+from warpcache_ray.core.policies.never import Never
+from warpcache_ray.errors import InvalidConfig
+
+MODEL = {"path": "x"}
+CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_shipped_configurations_load(path):
+    """Each file in configs/ is valid and within its own limits."""
+    model = load_application(path).model
+    for name in ("height", "width", "num_frames", "num_inference_steps"):
+        assert getattr(model.defaults, name) <= getattr(model.limits, name)
+
+
+def test_a_model_is_enough():
+    """Everything else has a default, every quality stands for a policy, `exact` for never."""
+    config = parse_config({"model": MODEL})
+    thresholds = [config.quality_policy(q).threshold for q in ("high", "balanced", "fast")]
+    assert thresholds == sorted(set(thresholds))
+    assert config.quality_policy("exact") == Never()
+    assert (config.default_policy.name, config.parallel.world_size) == ("worldcache", 1)
+    assert config.results_folder.name == config.name
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.replicas = 2
+
+
+@pytest.mark.parametrize(
+    ("args", "param", "told"),
+    [
+        ({"modle": 1}, "modle", "modle = 1"),
+        ({"model": {}}, "model.path", "model.path"),
+        ({"model": MODEL | {"pth": 1}}, "model.pth", "model.pth = 1"),
+        ({"model": MODEL | {"dtype": "int8"}}, "model.dtype", "'int8'.*'float32', 'bfloat16'"),
+        ({"model": MODEL | {"limits": {"queue": "long"}}}, "model.limits.queue", "'long'.*integer"),
+        ({"replicas": "two"}, "replicas", "replicas = 'two'.*integer"),
+        ({"replicas": 0}, "replicas", "0.*1"),
+        ({"lease_s": 0.0}, "lease_s", "0.0"),
+        ({"policy": "magic"}, "policy", "policy = 'magic'.*never, interval"),
+        ({"policy": {"name": "interval", "every": 0}}, "policy", "every: 0 .*1 or more"),
+        ({"policy": 5}, "policy", "policy = 5"),
+        ({"parallel": {"ulysses": 0}}, "parallel", "ulysses: 0 .*1 or more"),
+        ({"parallel": {"tensor": 2}}, "parallel.tensor", "parallel.tensor = 2"),
+        ({"quality": {"high": "never", "fast": "never"}}, "quality", "'balanced' is missing"),
+        (
+            {"quality": {"high": "magic", "balanced": "never", "fast": "never"}},
+            "quality.high",
+            "quality.high = 'magic'.*never, interval",
+        ),
+    ],
+    ids=str,
+)
+def test_refusals(args, param, told):
+    """Each message names the field and its value, and what is allowed where that is a list."""
+    with pytest.raises(InvalidConfig, match=told) as caught:
+        parse_config({"model": MODEL, **args})
+    assert caught.value.param == param
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"hello",
+        b"a: [",
+        b"- 1",
+        b"applications: []",
+        b"applications: [{name: x}]",
+        b"applications: [{args: 5}]",
+        b"applications: [{args: }]",
+        b"\x00\x01",
+        b"\x89PNG\xff\xfe",
+    ],
+    ids=str,
+)
+def test_files_that_are_not_configurations(content, tmp_path):
+    """Whatever the file holds, the message names it."""
+    path = tmp_path / "service.yaml"
+    path.write_bytes(content)
+    with pytest.raises(InvalidConfig) as caught:
+        load_application(path)
+    assert repr(str(path)) in caught.value.message
+
+
+@pytest.mark.parametrize("name", ["none.yaml", "."])
+def test_files_that_cannot_be_read(name, tmp_path):
+    """A missing file and a folder are named."""
+    with pytest.raises(InvalidConfig, match=f"config = '{tmp_path}.*(No such file|Is a directory)"):
+        load_application(tmp_path / name)
+
+
+def test_bad_args_in_a_file(tmp_path):
+    """The first application's args are checked."""
+    path = tmp_path / "service.yaml"
+    path.write_text(yaml.safe_dump({"applications": [{"args": {"model": MODEL, "threads": "x"}}]}))
+    with pytest.raises(InvalidConfig, match="threads = 'x'"):
+        load_application(path)
+
+
+def test_a_model_folder_has_an_index(tmp_path):
+    """A folder counts as a model once its index is there; a hub id has none."""
+    assert ModelConfig(str(tmp_path)).folder is None
+    (tmp_path / "model_index.json").write_text("{}")
+    assert ModelConfig(str(tmp_path)).folder == tmp_path
+    assert ModelConfig("nobody/nothing").folder is None
