@@ -66,7 +66,7 @@ def test_unknown_parameters(spec):
         ("interval", "steps", "all", "tuple"),
         ("first_block", "threshold", -0.1, "above 0"),
         ("first_block", "probe_depth", 0, "1 or more"),
-        ("worldcache", "threshold", float("nan"), "above 0"),
+        ("worldcache", "threshold", float("nan"), "finite"),
         ("worldcache", "max_gain", 0.0, "above 0"),
         ("worldcache", "cfc", "perhaps", "boolean"),
     ],

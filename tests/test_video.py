@@ -3,6 +3,7 @@ from typing import get_args
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from warpcache_ray.media import MEDIA_TYPES, Format
 from warpcache_ray.quality.fidelity import psnr
@@ -45,12 +46,19 @@ def test_speed(form, frames, tmp_path):
         assert container.streams.video[0].average_rate == 10
 
 
-@every_format
+@pytest.mark.parametrize("form", ["mp4", "webm"])
 def test_still_frames_are_kept(form, frames, tmp_path):
     """A video in which nothing moves has as many frames as any other."""
     still = np.repeat(frames[:1], 9, axis=0)
     write_video(tmp_path / f"v.{form}", still, 8, form)
     assert read_video(tmp_path / f"v.{form}").shape == still.shape
+
+
+def test_a_still_gif_lasts_as_long(frames, tmp_path):
+    """A GIF holds equal frames once, for as long as all of them."""
+    write_video(tmp_path / "v.gif", np.repeat(frames[:1], 9, axis=0), 8, "gif")
+    with Image.open(tmp_path / "v.gif") as image:
+        assert image.info["duration"] == pytest.approx(9 * 1000 / 8, abs=45)
 
 
 @every_format

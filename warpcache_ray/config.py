@@ -6,19 +6,21 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, get_type_hints
 
 import yaml
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from warpcache_ray.core.policy import Policy
 from warpcache_ray.errors import InvalidConfig, InvalidPolicy
 from warpcache_ray.parallel.layout import Layout
 from warpcache_ray.policy_spec import parse_policy
 
-_STRICT = ConfigDict(extra="forbid")
+_STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 PACKAGE = Path(__file__).parent
 
+Count = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(gt=0)]
 Quality = Literal["exact", "high", "balanced", "fast"]
 
 
@@ -28,12 +30,12 @@ class Defaults:
 
     __pydantic_config__ = _STRICT
 
-    height: int | None = None
-    width: int | None = None
-    num_frames: int | None = None
-    num_inference_steps: int | None = None
+    height: Count | None = None
+    width: Count | None = None
+    num_frames: Count | None = None
+    num_inference_steps: Count | None = None
     guidance_scale: float | None = None
-    fps: int = 16
+    fps: Count = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +44,12 @@ class Limits:
 
     __pydantic_config__ = _STRICT
 
-    height: int = 1280
-    width: int = 1280
-    num_frames: int = 161
-    num_inference_steps: int = 100
-    queue: int = 256
-    body_bytes: int = 1 << 20
+    height: Count = 1280
+    width: Count = 1280
+    num_frames: Count = 161
+    num_inference_steps: Count = 100
+    queue: Count = 256
+    body_bytes: Count = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,7 @@ class ServiceConfig:
     model: ModelConfig
     name: str = "warpcache"
     parallel: Layout = field(default_factory=Layout)
-    replicas: int = 1
+    replicas: Count = 1
     policy: str | dict[str, Any] = "worldcache"
     quality: dict[Literal["high", "balanced", "fast"], str | dict[str, Any]] = field(
         default_factory=lambda: {
@@ -87,12 +89,12 @@ class ServiceConfig:
             "fast": {"name": "worldcache", "threshold": 0.16},
         }
     )
-    cache_bytes: int = 8 << 30
+    cache_bytes: Annotated[int, Field(ge=0)] = 8 << 30
     results: str = ""
-    threads: int = 1
-    lease_s: float = 15.0
-    max_attempts: int = 2
-    result_ttl_s: float = 86_400.0
+    threads: Count = 1
+    lease_s: Annotated[float, Field(ge=5)] = 15.0
+    max_attempts: Count = 2
+    result_ttl_s: Seconds = 86_400.0
 
     @property
     def default_policy(self) -> Policy:
@@ -142,10 +144,10 @@ def load_application(path: str | Path) -> ServiceConfig:
     """
     try:
         document = yaml.safe_load(Path(path).read_text())
-        args = document["applications"][0]["args"]
+        args = dict(document["applications"][0]["args"])
     except OSError as error:
         raise InvalidConfig(f"config = {str(path)!r}: {error.strerror}", "config") from error
-    except (yaml.YAMLError, KeyError, IndexError, TypeError) as error:
+    except (yaml.YAMLError, KeyError, IndexError, TypeError, ValueError) as error:
         message = f"config = {str(path)!r}: not a Serve file with applications[0].args ({error})"
         raise InvalidConfig(message, "config") from error
     return parse_config(args)
@@ -153,6 +155,17 @@ def load_application(path: str | Path) -> ServiceConfig:
 
 def _invalid(error: ValidationError) -> InvalidConfig:
     first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
+    path = _fields(first["loc"])
+    where = ".".join(path)
     message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "unexpected_keyword_argument":
+        kind: Any = ServiceConfig
+        for name in path[:-1]:
+            kind = get_type_hints(kind)[name]
+        message = f"there is no such key; there are: {', '.join(get_type_hints(kind))}"
     return InvalidConfig(f"{where} = {first['input']!r}: {message}", where)
+
+
+def _fields(location: tuple[int | str, ...]) -> list[str]:
+    # Between the fields stand pydantic's words for the alternatives that it tried, e.g. "dict[str,any]".
+    return [str(part) for part in location if str(part).isidentifier() and part != "str"]

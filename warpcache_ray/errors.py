@@ -57,6 +57,12 @@ class InvalidPolicy(InvalidRequest):
     code = "invalid_policy"
 
 
+class MethodNotAllowed(InvalidRequest):
+    """A route that exists, but not for this HTTP method."""
+
+    code, status = "method_not_allowed", 405
+
+
 class PayloadTooLarge(InvalidRequest):
     """A request body over the limit."""
 

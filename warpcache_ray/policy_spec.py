@@ -31,7 +31,7 @@ def parse_policy(spec: PolicySpec, **parameters: Any) -> Policy:
         parameters = {**named, **parameters}
     else:
         name = spec
-    if name not in POLICIES:
+    if not isinstance(name, str) or name not in POLICIES:
         raise InvalidPolicy(
             f"policy {name!r} is unknown; there are: {', '.join(POLICIES)}", "policy"
         )
@@ -50,7 +50,7 @@ def parameters_of(kind: type[Policy]) -> list[str]:
 
 
 def _validated(kind: type[Policy], parameters: dict[str, Any]) -> dict[str, Any]:
-    unknown = sorted(set(parameters) - set(parameters_of(kind)))
+    unknown = sorted(set(parameters) - set(parameters_of(kind)), key=str)
     if unknown:
         raise InvalidPolicy(
             f"policy {kind.name!r} has no parameter {unknown[0]!r}; it has: {', '.join(parameters_of(kind))}",
@@ -75,5 +75,9 @@ def _invalid(kind: type[Policy], error: ValidationError) -> InvalidPolicy:
 
 
 def _adapter(kind: type[Policy]) -> TypeAdapter[Policy]:
-    strict = type(kind.__name__, (kind,), {"__pydantic_config__": ConfigDict(extra="forbid")})
+    strict = type(
+        kind.__name__,
+        (kind,),
+        {"__pydantic_config__": ConfigDict(extra="forbid", allow_inf_nan=False)},
+    )
     return TypeAdapter(dataclasses.dataclass(frozen=True, kw_only=True)(strict))

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 
@@ -37,7 +39,9 @@ def test_half_precision_is_summed_in_float32(dtype):
     assert token_l1(2 * ones, ones)[0, 0] == 65
 
 
-@pytest.mark.parametrize(("difference", "magnitude", "expected"), [(1, 4, 0.25), (0, 0, 0)])
+@pytest.mark.parametrize(
+    ("difference", "magnitude", "expected"), [(1, 4, 0.25), (0, 0, 0), (1, 0, math.inf)]
+)
 def test_ratio(difference, magnitude, expected):
-    """A quotient, and zero where nothing was there to change."""
+    """A quotient; zero where nothing was there and nothing came, infinite where something came."""
     assert ratio(difference, magnitude) == expected

@@ -23,14 +23,14 @@ from warpcache_ray.video import read_video
 pytestmark = pytest.mark.slow
 
 
-def rank_process() -> psutil.Process:
-    """The rank actor's process among those that this one's Ray has started."""
-    for process in psutil.process_iter(["cmdline"]):
-        if process.info["cmdline"][:1] == ["ray::Rank"] or "ray::Rank" in " ".join(
-            process.info["cmdline"] or []
-        ):
-            return process
-    pytest.fail("no rank is running")
+def youngest_rank() -> psutil.Process:
+    """The process of the rank actor that was started last."""
+    ranks = [
+        process
+        for process in psutil.process_iter(["cmdline", "create_time"])
+        if "ray::Rank" in " ".join(process.info["cmdline"] or [])
+    ]
+    return max(ranks, key=lambda process: process.info["create_time"])
 
 
 def until(client: httpx.Client, job: str, done: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
@@ -55,7 +55,7 @@ def test_a_killed_rank_costs_an_attempt_not_the_job(deploy: Callable[..., httpx.
     job = client.post("/generate", json=body).json()
     until(client, job["id"], lambda r: r["step"] > 5)
     before = totals(client)
-    rank_process().send_signal(signal.SIGKILL)
+    youngest_rank().send_signal(signal.SIGKILL)
     record = until(client, job["id"], lambda r: r["finished_at"] is not None)
     assert record["status"] == "succeeded"
     assert record["fence"] == 2

@@ -6,6 +6,8 @@ sample, ranks add theirs, and `ratio` divides once, last.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -23,5 +25,12 @@ def token_l1(current: Tensor, reference: Tensor) -> Tensor:
 
 
 def ratio(difference: float, magnitude: float) -> float:
-    """Relative change; zero where there was nothing to change."""
-    return difference / magnitude if magnitude > 0 else 0.0
+    """Relative change; infinite where something came from nothing."""
+    if magnitude > 0:
+        return difference / magnitude
+    return 0.0 if difference == 0 else math.inf
+
+
+def furthest(drifts: Sequence[float]) -> float:
+    """The largest; one that is no number counts as larger than all."""
+    return max(drifts, key=lambda drift: math.inf if math.isnan(drift) else drift)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 import uuid
 from collections import OrderedDict
@@ -18,6 +19,8 @@ from warpcache_ray.errors import NotFound, QueueFull
 from warpcache_ray.serving import lifecycle
 from warpcache_ray.serving.lifecycle import Job, StaleFence, Status
 from warpcache_ray.serving.metrics import Metrics
+
+log = logging.getLogger(__name__)
 
 NAMESPACE = "warpcache"
 REAP_S = 1.0
@@ -169,6 +172,7 @@ class Coordinator:
         return time.time() - replica.seen_at < self.config.lease_s
 
     async def _put(self, job: Job) -> None:
+        # The record changes before the first await, so that no transition starts from an old one.
         before = self.jobs.get(job.id)
         self.jobs[job.id] = job
         if job.ended and (before is None or not before.ended):
@@ -190,19 +194,26 @@ class Coordinator:
     async def _reap(self) -> None:
         while True:
             await asyncio.sleep(REAP_S)
-            now = time.time()
-            for job in list(self.jobs.values()):
-                if (
-                    job.status is Status.RUNNING
-                    and now - (job.seen_at or now) > self.config.lease_s
-                ):
-                    self.metrics.attempt_over(_attempt(job.id, job.fence))
-                    await self._put(lifecycle.lose(job, self.config.max_attempts, now))
-                if job.ended and now - (job.finished_at or now) > self.config.result_ttl_s:
-                    del self.jobs[job.id]
-                    if "path" in job.result:
-                        Path(job.result["path"]).unlink(missing_ok=True)
+            for job_id in list(self.jobs):
+                # Read anew: a job may have changed while this loop awaited.
+                await self._reap_job(self.jobs[job_id], time.time())
             self.replicas = {k: r for k, r in self.replicas.items() if self._alive(r)}
+
+    async def _reap_job(self, job: Job, now: float) -> None:
+        if job.status is Status.RUNNING and now - (job.seen_at or now) > self.config.lease_s:
+            self.metrics.attempt_over(_attempt(job.id, job.fence))
+            await self._put(lifecycle.lose(job, self.config.max_attempts, now))
+        elif job.ended and now - (job.finished_at or now) > self.config.result_ttl_s:
+            del self.jobs[job.id]
+            if "path" in job.result:
+                _remove(Path(job.result["path"]))
+
+
+def _remove(video: Path) -> None:
+    try:
+        video.unlink(missing_ok=True)
+    except OSError as error:
+        log.warning("expired video %s stays: %s", video, error)
 
 
 def _attempt(job_id: str, fence: int) -> str:

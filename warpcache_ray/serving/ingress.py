@@ -171,7 +171,7 @@ def _status(job: dict[str, Any]) -> int:
 
 async def _path(service: Service, job: dict[str, Any]) -> Path:
     path = await service.ask("video_path", job["id"])
-    if path is None:
+    if path is None or not Path(path).is_file():
         raise JobNotReady(f"job {job['id']} is {job['status']}; it has no video", "job_id")
     return Path(path)
 

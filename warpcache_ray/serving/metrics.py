@@ -53,16 +53,17 @@ class Metrics:
         self._sums = dict.fromkeys(_COUNTED, 0)
 
     def moved(self, attempt: str, totals: dict[str, Any]) -> None:
-        """Takes an attempt's running totals and the drifts that it saw since its last report."""
-        seen = self._reported.setdefault(attempt, dict.fromkeys(_COUNTED, 0))
+        """Takes an attempt's running totals and all drifts that it has seen."""
+        seen = self._reported.setdefault(attempt, dict.fromkeys((*_COUNTED, "drifts"), 0))
         counters = (self.hits, self.misses, self.warps, self.recomputes)
         for name, counter in zip(_COUNTED, counters, strict=True):
             new = max(0, totals[name] - seen[name])
             counter.inc(new)
             self._sums[name] += new
             seen[name] = max(seen[name], totals[name])
-        for drift in totals["drifts"]:
+        for drift in totals["drifts"][seen["drifts"] :]:
             self.drift.observe(drift)
+        seen["drifts"] = max(seen["drifts"], len(totals["drifts"]))
         asked = self._sums["hits"] + self._sums["misses"]
         self.hit_rate.set(self._sums["hits"] / asked if asked else 0.0)
         self._resize(attempt, totals["cache_bytes"])

@@ -10,7 +10,14 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from warpcache_ray.errors import InvalidRequest, PayloadTooLarge, WarpCacheError
+from warpcache_ray.errors import (
+    InvalidRequest,
+    MethodNotAllowed,
+    NotFound,
+    PayloadTooLarge,
+    WarpCacheError,
+)
+from warpcache_ray.serving.schemas import GenerateRequest
 
 _SHOWN = 100
 
@@ -44,9 +51,9 @@ def install(app: FastAPI, body_bytes: int) -> None:
 
     @app.exception_handler(HTTPException)
     async def plain(request: Request, error: HTTPException) -> JSONResponse:
-        body = InvalidRequest(f"{request.method} {request.url.path}: {error.detail}").to_dict()
-        code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, body["code"])
-        return JSONResponse({"error": body | {"code": code}}, error.status_code)
+        message = f"{request.method} {request.url.path}: {error.detail}"
+        kind = {404: NotFound, 405: MethodNotAllowed}.get(error.status_code, InvalidRequest)
+        return envelope(kind(message), error.status_code)
 
     app.add_middleware(BodyLimit, limit=body_bytes)
 
@@ -55,10 +62,13 @@ def explain(first: dict[str, Any]) -> JSONResponse:
     """A validation error of pydantic's as ours: which field, which value, what is allowed."""
     if first["type"] == "json_invalid":
         return envelope(InvalidRequest(f"the body is not JSON: {first['ctx']['error']}"), 400)
-    field = ".".join(str(part) for part in first["loc"] if part != "body")
-    message = first["msg"].removeprefix("Value error, ")
+    # What follows a field's name are pydantic's own words for the alternatives that it tried.
+    field = next((str(part) for part in first["loc"] if part != "body"), "")
     if first["type"] == "missing":
-        return envelope(InvalidRequest(f"{field} is missing", field))
+        return envelope(InvalidRequest(f"{field or 'the body'} is missing", field or None))
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        message = f"there is no such field; there are: {', '.join(GenerateRequest.model_fields)}"
     value = repr(first["input"])
     value = value if len(value) <= _SHOWN else f"{value[:_SHOWN]}…"
     where = f"{field} = {value}: " if field else ""
@@ -66,7 +76,7 @@ def explain(first: dict[str, Any]) -> JSONResponse:
 
 
 class BodyLimit:
-    """Refuses bodies over `limit` bytes, by their declared length or as they arrive."""
+    """Refuses bodies over `limit` bytes, by their declared length or as they arrive; holds what it lets through."""
 
     def __init__(self, app: ASGIApp, limit: int) -> None:
         self.app = app
@@ -81,17 +91,19 @@ class BodyLimit:
         if declared.isdigit() and int(declared) > self.limit:
             await self._refuse(scope, receive, send)
             return
+        messages: list[Message] = []
         taken = 0
-
-        async def bounded() -> Message:
-            nonlocal taken
-            message = await receive()
-            taken += len(message.get("body", b""))
+        while not messages or messages[-1].get("more_body"):
+            messages.append(await receive())
+            taken += len(messages[-1].get("body", b""))
             if taken > self.limit:
-                raise PayloadTooLarge(self._message, "body")
-            return message
+                await self._refuse(scope, receive, send)
+                return
 
-        await self.app(scope, bounded, send)
+        async def replay() -> Message:
+            return messages.pop(0) if messages else await receive()
+
+        await self.app(scope, replay, send)
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
         await envelope(PayloadTooLarge(self._message, "body"))(scope, receive, send)

@@ -50,8 +50,8 @@ class Rank:
         return asdict(self.engine.info)
 
     @ray.method(concurrency_group="control")
-    def progress(self, attempt: str, told: int) -> dict[str, Any]:
-        """Running totals of the attempt, and its drifts from the `told`-th on; zeros until it begins."""
+    def progress(self, attempt: str) -> dict[str, Any]:
+        """Running totals of the attempt, and its drifts so far; zeros until it begins."""
         with self._lock:
             if attempt != self._attempt:
                 return {"step": 0, "total": 0, **_totals(None), "drifts": []}
@@ -59,7 +59,7 @@ class Rank:
                 "step": self._step,
                 "total": self._total,
                 **self._counts,
-                "drifts": self._drifts[told:],
+                "drifts": list(self._drifts),
             }
 
     @ray.method(concurrency_group="control")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from dataclasses import dataclass, field
 from typing import Any
 
 import ray
@@ -27,14 +26,6 @@ def bundles(config: ServiceConfig) -> list[dict[str, float]]:
     if config.model.device == "cuda":
         rank["GPU"] = 1
     return [{"CPU": DRIVER_CPUS}, *[rank] * config.parallel.world_size]
-
-
-@dataclass(slots=True)
-class _Told:
-    """How many of an attempt's drifts the coordinator has heard of; one report at a time."""
-
-    drifts: int = 0
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 class Replica:
@@ -79,15 +70,14 @@ class Replica:
                 await self._run(attempt)
 
     async def _run(self, attempt: dict[str, Any]) -> None:
-        told = _Told()
         relays = [
-            asyncio.create_task(self._relay_progress(attempt, told)),
+            asyncio.create_task(self._relay_progress(attempt)),
             asyncio.create_task(self._relay_cancel(attempt)),
         ]
         try:
             outcomes = await asyncio.gather(*[r.generate.remote(attempt) for r in self.ranks])
             result, error = outcomes[0]
-            await self._report(attempt, told)
+            await self._report(attempt)
         except RayError as lost:
             result, error = {}, self._lose_ranks(lost).to_dict()
         finally:
@@ -103,19 +93,16 @@ class Replica:
             ray.kill(rank)
         return WorkerLost(f"a rank died: {type(lost).__name__}")
 
-    async def _relay_progress(self, attempt: dict[str, Any], told: _Told) -> None:
+    async def _relay_progress(self, attempt: dict[str, Any]) -> None:
         while True:
-            await self._report(attempt, told)
+            await self._report(attempt)
             await asyncio.sleep(REPORT_S)
 
-    async def _report(self, attempt: dict[str, Any], told: _Told) -> None:
-        async with told.lock:
-            totals = await self.ranks[0].progress.remote(attempt["id"], told.drifts)
-            told.drifts += len(totals["drifts"])
-            if not await self.coordinator.report.remote(
-                attempt["job_id"], attempt["fence"], totals
-            ):
-                self._cancel(attempt)
+    async def _report(self, attempt: dict[str, Any]) -> None:
+        totals = await self.ranks[0].progress.remote(attempt["id"])
+        job, fence = attempt["job_id"], attempt["fence"]
+        if not await self.coordinator.report.remote(job, fence, totals):
+            self._cancel(attempt)
 
     async def _relay_cancel(self, attempt: dict[str, Any]) -> None:
         while not await self.coordinator.cancelled.remote(

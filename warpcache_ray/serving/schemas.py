@@ -41,7 +41,9 @@ class GenerateRequest(BaseModel):
     @model_validator(mode="after")
     def _one_choice(self) -> GenerateRequest:
         if self.policy is not None and self.quality is not None:
-            raise ValueError("policy and quality exclude each other; give one of them")
+            raise ValueError(
+                f"policy = {self.policy!r} and quality = {self.quality!r} exclude each other; give one of them"
+            )
         return self
 
     def job_request(self, defaults: Defaults, seed: int) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from warpcache_ray.core.drift import l1_sums, ratio
+from warpcache_ray.core.drift import furthest, l1_sums, ratio
 from warpcache_ray.core.policy import Measured, Policy, Reading, require
 from warpcache_ray.core.types import Action, BranchState, Decision, Features, Snapshot, Step
 
@@ -38,11 +38,11 @@ class FirstBlock(Policy):
         return Measured(l1_sums(features.probe_residual, state.latest.probe_residual))
 
     def decide(self, state: BranchState, step: Step, reading: Reading) -> Decision:
-        """By the sample that drifted furthest."""
-        drift = max(ratio(difference, magnitude) for difference, magnitude in reading.sums)
-        skip = drift < self.threshold
+        """By the sample that drifted furthest; a drift that is no number counts as furthest."""
+        drifts = [ratio(difference, magnitude) for difference, magnitude in reading.sums]
+        skip = all(drift < self.threshold for drift in drifts)
         action = Action.REUSE if skip else Action.RECOMPUTE
-        return Decision(action, "drift", drift, self.threshold)
+        return Decision(action, "drift", furthest(drifts), self.threshold)
 
     def remember(self, step: Step, features: Features, residual: Tensor) -> Snapshot:
         """The residual and its probe's share."""

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from warpcache_ray.core import blend
-from warpcache_ray.core.drift import l1_sums, ratio, token_l1
+from warpcache_ray.core.drift import furthest, l1_sums, ratio, token_l1
 from warpcache_ray.core.policy import Measured, Policy, Reading, require
 from warpcache_ray.core.saliency import token_saliency, weighted_change
 from warpcache_ray.core.thresholds import motion_adaptive, phase_adaptive
@@ -94,13 +94,14 @@ class WorldCache(Policy):
     def decide(self, state: BranchState, step: Step, reading: Reading) -> Decision:
         """SWD drift against the CFC and ATS threshold (eq. 6), for the sample nearest to (or furthest above) it."""
         assert state.latest is not None
-        gap = step.index - state.latest.step.index
+        gap = max(1, step.index - state.latest.step.index)
         pairs = [
             (self._drift(sums, extremes), self._threshold(step, gap, sums))
             for sums, extremes in zip(reading.sums, reading.extremes, strict=True)
         ]
-        drift, threshold = max(pairs, key=lambda pair: pair[0] / pair[1])
-        if drift >= threshold:
+        nearness = [drift / threshold for drift, threshold in pairs]
+        drift, threshold = pairs[nearness.index(furthest(nearness))]
+        if not all(near < 1 for near in nearness):
             return Decision(Action.RECOMPUTE, "drift", drift, threshold)
         operators = self._operators(state, step)
         action = Action.WARP if operators else Action.REUSE
