@@ -3,6 +3,7 @@
 WarpCacheError
 ├── InvalidRequest (ValueError)     422  a field is out of what the model or the service can do
 │   ├── InvalidPolicy               422  unknown policy, or a field that it doesn't have
+│   ├── MethodNotAllowed            405
 │   └── PayloadTooLarge             413
 ├── InvalidConfig (ValueError)      500  a configuration file that can't be served
 ├── NotFound                        404
