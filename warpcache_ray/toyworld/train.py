@@ -26,7 +26,6 @@ from warpcache_ray.toyworld import codec, folder
 from warpcache_ray.toyworld.captions import Scene, sample_scene, vary
 from warpcache_ray.toyworld.scene import render, sample_layout
 
-CLIPS = 24_000
 HELD_OUT_SEED = 10_000_000
 """Training scenes have seeds below this; evaluation uses seeds above it."""
 TEXT_TOKENS = 512
@@ -42,38 +41,43 @@ class Options:
     out: Path
     max_minutes: float
     device: str
-    threads: int
     batch: int
+    clips: int
     seed: int
 
 
-def draw(seed: int) -> tuple[Scene, Tensor]:
-    """The scene of a seed and its video (17, 64, 64, 3) in [-1, 1]; three of four have one shape."""
+def draw_scene(rng: random.Random) -> Scene:
+    """A training scene; three of four have one shape."""
+    return sample_scene(rng, 2 if rng.random() < 0.25 else 1)
+
+
+def draw(seed: int) -> Tensor:
+    """The video (17, 64, 64, 3) in [-1, 1] of the scene that `draw_scene` makes of this seed."""
     rng = random.Random(seed)
-    scene = sample_scene(rng, 2 if rng.random() < 0.25 else 1)
-    return scene, render(scene, sample_layout(scene, rng)) * 2 - 1
+    scene = draw_scene(rng)
+    return render(scene, sample_layout(scene, rng)) * 2 - 1
 
 
 def load_code(out: Path) -> codec.LinearCode:
     """The linear code of the run, fitted on its first use."""
     path = out / "code.safetensors"
     if not path.exists():
-        videos = torch.stack([draw(seed)[1] for seed in tqdm(range(400), desc="linear code")])
+        videos = torch.stack([draw(seed) for seed in tqdm(range(400), desc="linear code")])
         codec.fit(videos, folder.LATENT_CHANNELS).save(path)
     return codec.LinearCode.load(path)
 
 
-def load_clips(out: Path, code: codec.LinearCode) -> Tensor:
-    """(CLIPS, 32, 5, 8, 8) fp16 latents of the training scenes, encoded once."""
+def load_clips(out: Path, code: codec.LinearCode, clips: int) -> Tensor:
+    """(clips, 32, 5, 8, 8) fp16 latents of the training scenes, encoded once."""
     path = out / "latents.pt"
     if not path.exists():
         parts = [
-            code.encode(torch.stack([draw(seed)[1] for seed in range(start, start + 100)])).half()
-            for start in tqdm(range(0, CLIPS, 100), desc="clips")
+            code.encode(torch.stack([draw(seed) for seed in range(start, start + 100)])).half()
+            for start in tqdm(range(0, clips, 100), desc="clips")
         ]
         torch.save(torch.cat(parts), path)
-    clips: Tensor = torch.load(path, weights_only=True)
-    return clips
+    latents: Tensor = torch.load(path, weights_only=True)
+    return latents
 
 
 class DenseAttention:
@@ -235,7 +239,7 @@ def train_vae(options: Options) -> None:
     std = code.std.view(1, -1, 1, 1, 1).to(options.device)
 
     def loss_of(step: int, rng: random.Random) -> tuple[Tensor, dict[str, float]]:
-        videos = torch.stack([draw(rng.randrange(HELD_OUT_SEED))[1] for _ in range(options.batch)])
+        videos = torch.stack([draw(rng.randrange(HELD_OUT_SEED)) for _ in range(options.batch)])
         target = code.encode(videos).to(options.device) * std
         video = videos.permute(0, 4, 1, 2, 3).to(options.device)
         with torch.autocast(options.device, torch.bfloat16):
@@ -262,8 +266,8 @@ def build_generator() -> nn.ModuleDict:
 
 def train_transformer(options: Options) -> None:
     """Flow matching on the coded clips, times logit-normal with Wan's shift, one caption in ten left out."""
-    clips = load_clips(options.out, load_code(options.out))
-    scenes = [draw_scene(seed) for seed in range(CLIPS)]
+    clips = load_clips(options.out, load_code(options.out), options.clips)
+    scenes = [draw_scene(random.Random(seed)) for seed in range(len(clips))]
     tokenizer = folder.build_tokenizer()
     model = build_generator().to(options.device)
     transformer, encoder = model["transformer"], model["text_encoder"]
@@ -272,7 +276,7 @@ def train_transformer(options: Options) -> None:
     transformer.set_attn_processor(DenseAttention())
 
     def loss_of(step: int, rng: random.Random) -> tuple[Tensor, dict[str, float]]:
-        order = rng.sample(range(CLIPS), options.batch)
+        order = rng.sample(range(len(clips)), options.batch)
         captions = ["" if rng.random() < NO_CAPTION_SHARE else vary(scenes[i], rng) for i in order]
         clean = clips[order].float().to(options.device)
         noise = torch.randn_like(clean)
@@ -288,12 +292,6 @@ def train_transformer(options: Options) -> None:
     run("transformer", options, model, optimizers(model, 3e-3, 1e-3), loss_of)
 
 
-def draw_scene(seed: int) -> Scene:
-    """The scene that `draw` renders for this seed."""
-    rng = random.Random(seed)
-    return sample_scene(rng, 2 if rng.random() < 0.25 else 1)
-
-
 def write_folder(options: Options) -> None:
     """The averaged weights of both stages as one diffusers folder."""
     code = load_code(options.out)
@@ -304,27 +302,35 @@ def write_folder(options: Options) -> None:
     folder.save(options.out / "toyworld-wan", model["transformer"], model["text_encoder"], vae)
 
 
+STAGES: dict[str, Callable[[Options], None]] = {
+    "vae": train_vae,
+    "transformer": train_transformer,
+    "folder": write_folder,
+}
+BATCH = {"vae": 2, "transformer": 16}
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--stage", choices=("vae", "transformer", "folder", "all"), default="all")
+    parser.add_argument("--stage", choices=(*STAGES, "all"), default="all")
     parser.add_argument("--out", type=Path, default=Path("toyworld-training"))
     parser.add_argument("--max-minutes", type=float, default=60.0, help="per stage")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--batch", type=int, help=f"default {BATCH}")
+    parser.add_argument("--clips", type=int, default=24_000, help="videos to learn from")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args(arguments)
     torch.set_num_threads(given.threads)
     torch.manual_seed(given.seed)
     given.out.mkdir(parents=True, exist_ok=True)
-    options = Options(
-        given.out, given.max_minutes, given.device, given.threads, given.batch, given.seed
-    )
-    stages = {"vae": train_vae, "transformer": train_transformer, "folder": write_folder}
-    for name, stage in stages.items():
-        if given.stage in (name, "all"):
-            stage(options)
+    for name in STAGES if given.stage == "all" else (given.stage,):
+        batch = given.batch or BATCH.get(name, 1)
+        options = Options(
+            given.out, given.max_minutes, given.device, batch, given.clips, given.seed
+        )
+        STAGES[name](options)
 
 
 if __name__ == "__main__":
