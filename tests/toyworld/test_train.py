@@ -30,6 +30,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     for minutes in ("0.03", "0.06"):
         main([*common, "--stage", "vae", "--max-minutes", minutes])
+        main([*common, "--stage", "text", "--max-minutes", minutes])
         main([*common, "--stage", "transformer", "--max-minutes", minutes])
     main([*common, "--stage", "folder"])
     return out
@@ -37,7 +38,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_resumes(trained: Path) -> None:
     """The second call went on from where the first one stopped."""
-    for name in ("vae", "transformer"):
+    for name in ("vae", "text", "transformer"):
         saved = torch.load(trained / f"{name}.pt", weights_only=True)
         assert saved["spent"] == pytest.approx(0.06 * 60)
         assert saved["step"] >= 2

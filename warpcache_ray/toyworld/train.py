@@ -1,7 +1,8 @@
-"""Trains the toy world's models: `python -m warpcache_ray.toyworld.train --stage vae|transformer|folder`.
+"""Trains the toy world's models: `python -m warpcache_ray.toyworld.train --stage vae|text|transformer|folder`.
 
-Both stages learn against the same linear code, so they can run at the same time, one core each. Each is
-resumable: it continues from its last checkpoint, and its learning rate falls to zero at `--max-minutes`.
+VAE and transformer learn against the same linear code, so they can run at the same time, one core each; the text
+encoder comes before the transformer and takes two minutes. Each stage is resumable: it continues from its last
+checkpoint, and its learning rate falls to zero at `--max-minutes`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import math
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from transformers import UMT5EncoderModel
 
 from warpcache_ray.toyworld import codec, folder
 from warpcache_ray.toyworld.captions import Scene, sample_scene, vary
+from warpcache_ray.toyworld.reading import Reader, answers
 from warpcache_ray.toyworld.scene import render, sample_layout
 
 HELD_OUT_SEED = 10_000_000
@@ -32,6 +34,7 @@ TEXT_TOKENS = 512
 NO_CAPTION_SHARE = 0.1
 EMA_DECAY = 0.999
 CHECKPOINT_S = 120.0
+TEXT_MINUTES = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,9 +148,10 @@ class Average(nn.Module):
 
 def optimizers(model: nn.Module, muon_lr: float, adam_lr: float) -> list[torch.optim.Optimizer]:
     """Muon for the matrices of the transformer blocks, AdamW for all else."""
-    matrices = [p for k, p in model.named_parameters() if p.ndim == 2 and ".blocks." in k]
+    learning = {k: p for k, p in model.named_parameters() if p.requires_grad}
+    matrices = [p for k, p in learning.items() if p.ndim == 2 and ".blocks." in k]
     chosen = {id(p) for p in matrices}
-    rest = [p for p in model.parameters() if id(p) not in chosen]
+    rest = [p for p in learning.values() if id(p) not in chosen]
     found: list[torch.optim.Optimizer] = [
         torch.optim.AdamW(rest, adam_lr, (0.9, 0.98), weight_decay=0.0)
     ]
@@ -256,8 +260,27 @@ def train_vae(options: Options) -> None:
     run("vae", options, vae, opts, loss_of)
 
 
+def train_text(options: Options) -> None:
+    """The text encoder learns to answer questions about the scenes that captions describe."""
+    tokenizer = folder.build_tokenizer()
+    encoder, reader = folder.build_text_encoder(len(tokenizer)), Reader(folder.TEXT_DIM)
+    model = nn.ModuleDict({"encoder": encoder, "reader": reader}).to(options.device)
+
+    def loss_of(step: int, rng: random.Random) -> tuple[Tensor, dict[str, float]]:
+        scenes = [draw_scene(rng) for _ in range(options.batch)]
+        captions = [vary(scene, rng) for scene in scenes]
+        tokens = tokenizer(captions, padding=True, return_tensors="pt").to(options.device)
+        states = encoder(tokens.input_ids, tokens.attention_mask).last_hidden_state
+        right = torch.tensor([answers(scene) for scene in scenes], device=options.device)
+        loss, read = reader.loss(states, tokens.attention_mask, right)
+        return loss, {"loss": loss.item(), "read": read}
+
+    short = replace(options, max_minutes=min(options.max_minutes, TEXT_MINUTES))
+    run("text", short, model, optimizers(model, 0.0, 2e-3), loss_of)
+
+
 def build_generator() -> nn.ModuleDict:
-    """Transformer and text encoder, which learn together; the output layer starts at zero."""
+    """Transformer and text encoder; the output layer starts at zero."""
     transformer = folder.build_transformer()
     nn.init.zeros_(transformer.proj_out.weight)
     encoder = folder.build_text_encoder(len(folder.build_tokenizer()))
@@ -274,6 +297,9 @@ def train_transformer(options: Options) -> None:
     assert isinstance(transformer, WanTransformer3DModel)
     assert isinstance(encoder, UMT5EncoderModel)
     transformer.set_attn_processor(DenseAttention())
+    read = torch.load(options.out / "text.pt", weights_only=True, map_location=options.device)
+    encoder.load_state_dict(_under("encoder.", read["average"]), strict=False)
+    encoder.requires_grad_(False)
 
     def loss_of(step: int, rng: random.Random) -> tuple[Tensor, dict[str, float]]:
         order = rng.sample(range(len(clips)), options.batch)
@@ -292,6 +318,10 @@ def train_transformer(options: Options) -> None:
     run("transformer", options, model, optimizers(model, 3e-3, 1e-3), loss_of)
 
 
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
 def write_folder(options: Options) -> None:
     """The averaged weights of both stages as one diffusers folder."""
     code = load_code(options.out)
@@ -304,10 +334,11 @@ def write_folder(options: Options) -> None:
 
 STAGES: dict[str, Callable[[Options], None]] = {
     "vae": train_vae,
+    "text": train_text,
     "transformer": train_transformer,
     "folder": write_folder,
 }
-BATCH = {"vae": 2, "transformer": 16}
+BATCH = {"vae": 2, "text": 64, "transformer": 16}
 
 
 def main(arguments: list[str] | None = None) -> None:
