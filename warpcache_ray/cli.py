@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 import secrets
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 import yaml
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from warpcache_ray.config import ModelConfig, ServiceConfig, load_application
-from warpcache_ray.errors import InvalidRequest, WarpCacheError
+from warpcache_ray.errors import InvalidPolicy, InvalidRequest, WarpCacheError
 from warpcache_ray.media import MEDIA_TYPES
 from warpcache_ray.policy_spec import parse_policy
 
@@ -44,10 +46,12 @@ def serve(
     config: Annotated[Path, typer.Argument(help="A file such as configs/toyworld.yaml")],
 ) -> None:
     """Check a configuration, then serve it with Ray Serve (`serve run`) until interrupted."""
-    from warpcache_ray.serving.preflight import check_model
+    from warpcache_ray.serving.preflight import check_layout, check_model
 
     try:
-        check_model(load_application(config))
+        checked = load_application(config)
+        check_layout(checked)
+        check_model(checked)
     except WarpCacheError as error:
         raise _complain(error) from error
     os.execvp(sys.executable, [sys.executable, "-m", "ray.serve.scripts", "run", str(config)])
@@ -71,8 +75,8 @@ def generate(
     guidance_scale: Annotated[float | None, typer.Option(min=0)] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Drawn at random if left out")] = None,
     fps: Annotated[int, typer.Option(min=1, max=120)] = 8,
-    dtype: Annotated[str, typer.Option()] = "float32",
-    device: Annotated[str, typer.Option()] = "cpu",
+    dtype: Annotated[Literal["float32", "bfloat16", "float16"], typer.Option()] = "float32",
+    device: Annotated[Literal["cpu", "cuda"], typer.Option()] = "cpu",
     threads: Annotated[int, typer.Option(min=1, help="CPU threads")] = 1,
     compare: Annotated[bool, typer.Option(help="Also run uncached, write both, measure")] = False,
 ) -> None:
@@ -87,13 +91,16 @@ def generate(
         width=width or (64 if demo else None),
         num_frames=num_frames or (17 if demo else None),
         num_inference_steps=num_inference_steps,
-        guidance_scale=guidance_scale or (4.0 if demo else None),
+        guidance_scale=4.0 if demo and guidance_scale is None else guidance_scale,
         negative_prompt=negative_prompt,
     )
     try:
         form = _format(out)
-        chosen = parse_policy(yaml.safe_load(policy))
+        chosen = parse_policy(_yaml(policy))
         engine = _load(model, dtype, device, threads)
+        if compare:
+            # The first steps of a process are slow; neither of the two runs is to pay for them.
+            engine.generate(replace(generation, num_inference_steps=1), parse_policy("never"))
         result = _run(engine, generation, chosen)
         _write(out, result, fps, form)
         console.print(_account(result, generation, out))
@@ -146,17 +153,27 @@ def doctor() -> None:
     from warpcache_ray.doctor import findings
 
     table = Table("", "check", "finding", title="warpcache doctor")
-    for finding in findings():
+    found = findings()
+    for finding in found:
         mark = {"ok": "[green]✓", "absent": "[yellow]–", "broken": "[red]✗"}[finding.state]
-        table.add_row(mark, finding.check, finding.text)
+        table.add_row(mark, finding.check, escape(finding.text))
     console.print(table)
-    if any(f.state == "broken" for f in findings()):
+    if any(finding.state == "broken" for finding in found):
         raise typer.Exit(1)
 
 
 def _complain(error: WarpCacheError) -> typer.Exit:
-    complaints.print(f"[red]{error.code}[/red]: {error.message}", highlight=False)
+    complaints.print(f"[red]{error.code}[/red]: {escape(error.message)}", highlight=False)
     return typer.Exit(2)
+
+
+def _yaml(text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InvalidPolicy(
+            f"policy {text!r} is neither a name nor YAML: {error}", "policy"
+        ) from error
 
 
 def _format(out: Path) -> Any:
@@ -181,6 +198,8 @@ def _load(model: str, dtype: str, device: str, threads: int) -> Engine:
 
         diffusers.utils.logging.disable_progress_bar()
         transformers.utils.logging.disable_progress_bar()
+        if device == "cuda" and not torch.cuda.is_available():
+            raise InvalidRequest("device = 'cuda': there is no GPU here; use 'cpu'", "device")
         torch.set_num_threads(threads)
         return Engine.load(config.model.folder or model, dtype, device)
 
@@ -209,7 +228,7 @@ def _write(out: Path, result: Result, fps: int, form: Any) -> None:
 
 def _account(result: Result, generation: Generation, out: Path) -> Table:
     stats, timings = result.stats, result.timings
-    table = Table(show_header=False, title=str(out))
+    table = Table(show_header=False, title=escape(str(out)))
     table.add_row("seed", str(generation.seed))
     decisions = f"{stats.recomputed} recomputed, {stats.reused} reused, {stats.warped} warped"
     table.add_row("branch calls", decisions)

@@ -59,6 +59,7 @@ class ModelConfig:
     __pydantic_config__ = _STRICT
 
     path: str
+    revision: str | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     device: Literal["cpu", "cuda"] = "cuda"
     defaults: Defaults = field(default_factory=Defaults)
@@ -93,7 +94,8 @@ class ServiceConfig:
     results: str = ""
     threads: Count = 1
     lease_s: Annotated[float, Field(ge=5)] = 15.0
-    max_attempts: Count = 2
+    step_timeout_s: Seconds = 600.0
+    max_attempts: Count = 3
     result_ttl_s: Seconds = 86_400.0
 
     @property

@@ -19,6 +19,7 @@ from warpcache_ray.errors import Unavailable, WarpCacheError
 
 START_S = 180.0
 POLL_S = 0.3
+STOP_S = 60.0
 
 
 @contextmanager
@@ -29,6 +30,7 @@ def service(config: Path, url: str) -> Iterator[httpx.Client]:
         Unavailable: it ended, or was not ready in time; the message has the end of its output.
     """
     command = [sys.executable, "-m", "ray.serve.scripts", "run", str(config)]
+    _refuse_if_taken(url)
     with tempfile.TemporaryFile("w+") as log, httpx.Client(base_url=url, timeout=30) as client:
         child = subprocess.Popen(
             command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
@@ -37,8 +39,7 @@ def service(config: Path, url: str) -> Iterator[httpx.Client]:
             _wait_until_ready(client, child, log)
             yield client
         finally:
-            os.killpg(child.pid, signal.SIGINT)
-            child.wait(timeout=60)
+            _stop(child)
 
 
 def generate(
@@ -62,12 +63,21 @@ def generate(
     return job, client.get(job["video"]).content
 
 
+def _refuse_if_taken(url: str) -> None:
+    try:
+        httpx.get(url, timeout=2)
+    except httpx.TransportError:
+        return
+    raise Unavailable(
+        f"{url} answers already; stop what runs there, or give another --url and --config"
+    )
+
+
 def _wait_until_ready(client: httpx.Client, child: subprocess.Popen[bytes], log: Any) -> None:
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline:
         if child.poll() is not None:
-            log.seek(0)
-            raise Unavailable(f"serve run ended with {child.returncode}:\n{log.read()[-2000:]}")
+            raise Unavailable(f"serve run ended with {child.returncode}:\n{_tail(log)}")
         try:
             if client.get("/health").is_success:
                 return
@@ -75,4 +85,21 @@ def _wait_until_ready(client: httpx.Client, child: subprocess.Popen[bytes], log:
             # The proxy doesn't listen yet.
             time.sleep(POLL_S)
         time.sleep(POLL_S)
-    raise Unavailable(f"no replica was ready within {START_S:.0f} s")
+    raise Unavailable(f"no replica was ready within {START_S:.0f} s:\n{_tail(log)}")
+
+
+def _tail(log: Any) -> str:
+    log.seek(0)
+    text: str = log.read()
+    return text[-2000:]
+
+
+def _stop(child: subprocess.Popen[bytes]) -> None:
+    if child.poll() is not None:
+        return
+    os.killpg(child.pid, signal.SIGINT)
+    try:
+        child.wait(STOP_S)
+    except subprocess.TimeoutExpired:
+        os.killpg(child.pid, signal.SIGKILL)
+        child.wait()

@@ -35,7 +35,7 @@ def test_shared_parameters_are_checked(field, value):
 @pytest.mark.parametrize(
     ("policy", "state", "step", "reason"),
     [
-        (Policy(), BranchState(), Step(5, 20), "warmup"),
+        (Policy(), BranchState(), Step(5, 20), "no state"),
         (Policy(warmup=6), STATE, Step(5, 20), "warmup"),
         (Policy(cooldown=2), STATE, Step(18, 20), "cooldown"),
         (Policy(steps=(6, None)), STATE, Step(5, 20), "outside steps"),

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from warpcache_ray.engine.engine import Engine
 from warpcache_ray.engine.events import Control, Generation, StepEvent, latents_sha256
-from warpcache_ray.errors import Cancelled, GenerationFailed, InvalidRequest
+from warpcache_ray.errors import Cancelled, GenerationFailed, InvalidPolicy, InvalidRequest
 from warpcache_ray.policy_spec import parse_policy
 
 NEVER = parse_policy("never")
@@ -93,6 +93,40 @@ def test_a_model_that_raises_fails_the_generation(
         with pytest.raises(GenerationFailed, match="device lost"):
             engine.generate(request(), EAGER)
     assert engine.generate(request(), EAGER).latents_sha256 == clean
+
+
+def test_nothing_is_held_while_decoding(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The features are gone before the decoder, which needs the most memory, begins."""
+    decode, held = engine.pipeline.vae.decode, []
+
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        held.append(engine.store.nbytes)
+        return decode(*args, **kwargs)
+
+    monkeypatch.setattr(engine.pipeline.vae, "decode", watched)
+    stats = engine.generate(request(), EAGER).stats
+    assert held == [0]
+    assert stats.peak_cache_bytes > 0
+
+
+def test_a_model_without_adapter_is_served_uncached(
+    pipe: Any, latents: Callable[..., Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its output is plain diffusers', its steps are told, and any policy but `never` is refused."""
+    longest = 512 if type(pipe).__name__ == "WanPipeline" else 256
+    plain = latents_sha256(latents(pipe, max_sequence_length=longest))
+    monkeypatch.setattr("warpcache_ray.models.ADAPTERS", {})
+    engine, steps = Engine(pipe), []
+
+    def on_step(event: StepEvent) -> Control:
+        steps.append(event.index)
+        return Control.CONTINUE
+
+    assert engine.generate(request(), NEVER, on_step).latents_sha256 == plain
+    assert steps == list(range(8))
+    assert engine.info.blocks == 0
+    with pytest.raises(InvalidPolicy, match="no adapter"):
+        engine.generate(request(), EAGER)
 
 
 def test_budget_too_small_for_one_session(engine: Engine) -> None:

@@ -105,6 +105,27 @@ def test_memory_is_free_after_a_run(pipe: Any, latents: Run) -> None:
     assert dit_cache_stats(pipe).peak_cache_bytes > 0
 
 
+@pytest.mark.parametrize("blocks", [(0, None), (0, 3), (1, 3), (1, None)])
+def test_a_skip_on_unchanged_input_is_the_recompute(pipe: Any, latents: Run, blocks: Any) -> None:
+    """Reuse puts the stream, the text tokens of a joint model too, where the skipped blocks would have."""
+    kept: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+
+    def keep(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        kept.append((args, {k: v for k, v in kwargs.items() if k != "return_dict"}))
+
+    handle = pipe.transformer.register_forward_pre_hook(keep, with_kwargs=True)
+    latents(pipe)
+    handle.remove()
+    args, kwargs = kept[3]
+    enable_dit_cache(pipe.transformer, "interval", every=2, blocks=blocks, warmup=0)
+    installation = find(pipe.transformer)
+    assert installation is not None
+    with torch.no_grad(), installation.session(installation.policy) as session:
+        outputs = [pipe.transformer(*args, **kwargs, return_dict=False)[0] for _ in range(2)]
+    assert [r.decision.skips for r in session.stats.records] == [False, True]
+    torch.testing.assert_close(outputs[1], outputs[0], atol=1e-5, rtol=1e-5)
+
+
 def test_steps_and_blocks_limit_any_policy(pipe: Any, latents: Run) -> None:
     """Outside `steps` all is recomputed; within, only `blocks` are skipped."""
     enable_dit_cache(pipe, "interval", every=2, steps=(3, 6), blocks=(1, 3))
@@ -173,6 +194,13 @@ def test_bare_transformer() -> None:
     expected = [Action.RECOMPUTE, Action.REUSE, Action.RECOMPUTE]
     assert run() == expected
     assert run() == expected
+
+
+def test_a_range_without_a_block_to_skip_is_refused(pipe: Any) -> None:
+    """A policy that could only pretend to skip is an error, not a row of empty hits."""
+    for parameters in ({"probe_depth": 4}, {"blocks": (30, 40)}, {"blocks": (1, 2)}):
+        with pytest.raises(InvalidPolicy, match="leave a block to skip"):
+            enable_dit_cache(pipe, "first_block", **parameters)
 
 
 def test_misuse_is_told(pipe: Any) -> None:

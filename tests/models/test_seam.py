@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 from torch import Tensor, nn
 
-from warpcache_ray.errors import InvalidRequest
 from warpcache_ray.models import ADAPTERS, adapter_for
-from warpcache_ray.models.seam import Announcement, Observer, attach, detach, observer_of
+from warpcache_ray.models.seam import Announcement, attach, detach, observer_of
 
 
 class Listener:
@@ -33,7 +32,7 @@ class Listener:
 @pytest.fixture
 def listener(pipe: Any) -> Listener:
     heard = Listener()
-    attach(pipe.transformer, Observer(heard.called, heard.ended))
+    attach(pipe.transformer, heard)
     return heard
 
 
@@ -58,9 +57,7 @@ def test_a_run_tells_its_end(pipe: Any, listener: Listener, latents: Callable[..
 
 def test_detach(pipe: Any, listener: Listener, latents: Callable[..., Tensor]) -> None:
     """A detached observer hears nothing, and is no longer found."""
-    observer = observer_of(pipe.transformer)
-    assert observer is not None
-    assert observer.called == listener.called
+    assert observer_of(pipe.transformer) is listener
     detach(pipe.transformer)
     assert observer_of(pipe.transformer) is None
     latents(pipe)
@@ -72,6 +69,7 @@ def test_adapters_fit_their_models(
 ) -> None:
     """The block lists exist, and the grid has as many tokens as the blocks are given."""
     adapter = adapter_for(pipe.transformer)
+    assert adapter is not None
     assert type(pipe.transformer).__name__ == adapter.transformer
     tokens: list[int] = []
     first = getattr(pipe.transformer, adapter.block_lists[0])[0]
@@ -88,6 +86,5 @@ def test_a_subclass_has_its_parents_adapter(pipe: Any) -> None:
 
 
 def test_unknown_transformer() -> None:
-    """The error lists what there is."""
-    with pytest.raises(InvalidRequest, match="WanTransformer3DModel"):
-        adapter_for(nn.Linear(1, 1))
+    """A class without an adapter has none."""
+    assert adapter_for(nn.Linear(1, 1)) is None

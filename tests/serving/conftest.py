@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,26 @@ def ray_port() -> Iterator[int]:
 
 
 Deploy = Callable[..., httpx.Client]
+Until = Callable[[httpx.Client, str, Callable[[dict[str, Any]], bool]], dict[str, Any]]
+
+
+@pytest.fixture(scope="session")
+def until() -> Until:
+    """Polls a job until its record is as wanted."""
+
+    def poll(
+        client: httpx.Client, job: str, wanted: Callable[[dict[str, Any]], bool]
+    ) -> dict[str, Any]:
+        for _ in range(1200):
+            answer = client.get(f"/jobs/{job}")
+            assert answer.status_code == 200, answer.text
+            record: dict[str, Any] = answer.json()
+            if wanted(record):
+                return record
+            time.sleep(0.1)
+        pytest.fail(f"the job never got there: {record}")
+
+    return poll
 
 
 @pytest.fixture(scope="session")

@@ -33,35 +33,55 @@ def youngest_rank() -> psutil.Process:
     return max(ranks, key=lambda process: process.info["create_time"])
 
 
-def until(client: httpx.Client, job: str, done: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-    for _ in range(1200):
-        record: dict[str, Any] = client.get(f"/jobs/{job}").json()
-        if done(record):
-            return record
-        time.sleep(0.1)
-    pytest.fail(f"job never got there: {record}")
-
-
 def totals(client: httpx.Client) -> dict[str, float]:
     lines = client.get("/metrics").text.splitlines()
     pairs = (line.rsplit(" ", 1) for line in lines if "_total" in line and line[0] != "#")
     return {name: float(value) for name, value in pairs}
 
 
-def test_a_killed_rank_costs_an_attempt_not_the_job(deploy: Callable[..., httpx.Client]) -> None:
-    """kill -9 of the rank in mid-job: the job runs again on a new rank and ends well; no total falls."""
-    client = deploy("toyworld", "wan")
-    body = {"prompt": "a cat", "seed": 0, "policy": "interval", "num_inference_steps": 100}
-    job = client.post("/generate", json=body).json()
+LONG = {"prompt": "a cat", "seed": 0, "policy": "interval", "num_inference_steps": 100}
+
+
+@pytest.fixture
+def toyworld(deploy: Callable[..., httpx.Client]) -> httpx.Client:
+    return deploy("toyworld", "wan", lease_s=5.0)
+
+
+@pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "hung"])
+def test_a_lost_rank_costs_an_attempt_not_the_job(
+    toyworld: httpx.Client, until: Callable[..., Any], fault: int
+) -> None:
+    """A rank that dies or hangs in mid-job: the job runs again on a new one and ends well; no total falls."""
+    client = toyworld
+    job = client.post("/generate", json=LONG).json()
     until(client, job["id"], lambda r: r["step"] > 5)
     before = totals(client)
-    youngest_rank().send_signal(signal.SIGKILL)
+    youngest_rank().send_signal(fault)
     record = until(client, job["id"], lambda r: r["finished_at"] is not None)
     assert record["status"] == "succeeded"
     assert record["fence"] == 2
     after = totals(client)
     assert all(after[name] >= value for name, value in before.items())
     assert client.get(f"/jobs/{job['id']}/video").status_code == 200
+
+
+def test_the_service_outlives_its_coordinator(
+    toyworld: httpx.Client, until: Callable[..., Any]
+) -> None:
+    """Its memory is lost with it, and the void job's work is dropped; new jobs are taken and made."""
+    import ray
+
+    job = toyworld.post("/generate", json=LONG).json()
+    until(toyworld, job["id"], lambda r: r["step"] > 5)
+    actor = ray.get_actor("coordinator-toyworld", namespace="warpcache")
+    ray.kill(actor, no_restart=False)
+    deadline = time.monotonic() + 60
+    while toyworld.get("/health").status_code != 200:
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    assert toyworld.get(f"/jobs/{job['id']}").status_code == 404
+    short = {**LONG, "num_inference_steps": 4, "wait": True}
+    assert toyworld.post("/generate", json=short).status_code == 200
 
 
 def config_file(tmp_path: Path, port: int, change: Callable[[dict[str, Any]], None]) -> Path:

@@ -17,7 +17,7 @@ MOVES = {
     "report": lambda job, fence: lifecycle.report(job, fence, 3, 4, {"hits": 1}, 9.0),
     "succeed": lambda job, fence: lifecycle.succeed(job, fence, {"path": "/v"}, 9.0),
     "fail": lambda job, fence: lifecycle.fail(job, fence, FAILURE, 9.0),
-    "lose": lambda job, fence: lifecycle.lose(job, 2, 9.0),
+    "lose": lambda job, fence: lifecycle.lose(job, fence, 2, 9.0),
 }
 ALLOWED = {
     ("claim", Status.QUEUED): Status.RUNNING,
@@ -41,13 +41,13 @@ def test_allowed(move, status):
 @pytest.mark.parametrize(("move", "status"), FORBIDDEN)
 def test_forbidden(move, status):
     """Everything else is refused: for those who speak by fence as stale, for the coordinator itself as a bug."""
-    refusal = AssertionError if move in ("claim", "lose") else StaleFence
+    refusal = AssertionError if move == "claim" else StaleFence
     with pytest.raises(refusal):
         MOVES[move](replace(RUNNING, status=status), RUNNING.fence)
 
 
 @pytest.mark.parametrize("fence", [0, 2])
-@pytest.mark.parametrize("move", ["report", "succeed", "fail"])
+@pytest.mark.parametrize("move", ["report", "succeed", "fail", "lose"])
 def test_other_fences_are_stale(move, fence):
     """Neither an older attempt nor one that never was can change a running job."""
     with pytest.raises(StaleFence, match=rf"job_1: fence {fence}, the job is running at 1"):
@@ -64,7 +64,9 @@ def test_ended_jobs_ignore_cancellation(status):
 
 def test_claim_begins_a_new_attempt():
     """Each claim raises the fence, names the replica and starts the steps anew."""
-    again = lifecycle.claim(lifecycle.lose(replace(RUNNING, step=3), 2, 4.0), "replica_2", 5.0)
+    again = lifecycle.claim(
+        lifecycle.lose(replace(RUNNING, step=3), RUNNING.fence, 2, 4.0), "replica_2", 5.0
+    )
     assert (RUNNING.fence, again.fence) == (1, 2)
     assert (again.replica, again.step, again.started_at, again.seen_at) == (
         "replica_2",
@@ -96,8 +98,9 @@ def test_running_is_marked_and_ends_by_its_replica():
 
 def test_lost_until_the_attempts_are_used_up():
     """Two attempts: the first loss queues the job, the second fails it as worker_lost, retryable."""
-    queued = lifecycle.lose(RUNNING, 2, 3.0)
-    failed = lifecycle.lose(lifecycle.claim(queued, "replica_2", 4.0), 2, 5.0)
+    queued = lifecycle.lose(RUNNING, RUNNING.fence, 2, 3.0)
+    claimed = lifecycle.claim(queued, "replica_2", 4.0)
+    failed = lifecycle.lose(claimed, claimed.fence, 2, 5.0)
     assert (queued.status, queued.replica, queued.error) == (Status.QUEUED, None, None)
     assert (failed.status, failed.finished_at) == (Status.FAILED, 5.0)
     assert (failed.error["code"], failed.error["retryable"]) == ("worker_lost", True)
@@ -106,7 +109,10 @@ def test_lost_until_the_attempts_are_used_up():
 
 def test_lost_while_being_cancelled_is_cancelled():
     """A job that nobody wants any more gets no second attempt."""
-    assert lifecycle.lose(lifecycle.request_cancel(RUNNING, 3.0), 9, 4.0).status is Status.CANCELLED
+    assert (
+        lifecycle.lose(lifecycle.request_cancel(RUNNING, 3.0), RUNNING.fence, 9, 4.0).status
+        is Status.CANCELLED
+    )
 
 
 def test_record_keeps_the_path_inside():

@@ -36,7 +36,7 @@ def test_gpus_must_suffice(device, layout, replicas, gpus, fine):
     """Ranks × replicas GPUs are needed, on CPU none; the refusal tells both numbers."""
     model = ModelConfig("x", device=device)
     config = ServiceConfig(model, parallel=layout, replicas=replicas)
-    resources = {"CPU": 4.0, "GPU": float(gpus)} if gpus else {}
+    resources = {"CPU": 64.0, "GPU": float(gpus)}
     if fine:
         check_devices(config, resources)
         return

@@ -68,6 +68,20 @@ class Policy:
             fine = first >= 0 and (end is None or end > first)
             require(fine, field, [first, end], "[first, end] with 0 <= first < end, or end null")
 
+    def block_range(self, count: int) -> tuple[int, int, int]:
+        """(first, probe's end, end) of the blocks that this policy cares for, in a stack of `count`.
+
+        Raises:
+            ValueError: the probe leaves nothing to skip.
+        """
+        first, end = self.blocks
+        end = count if end is None else min(end, count)
+        probe_end = first + self.probe_depth
+        if self.window:
+            allowed = f"ranges that leave a block to skip; blocks {[first, end]} of {count}"
+            require(probe_end < end, "probe_depth", self.probe_depth, allowed)
+        return min(first, end), min(probe_end, end), end
+
     def measure(self, state: BranchState, features: Features) -> Measured | None:
         """What the decision needs to know of the features; None if nothing."""
         return None
@@ -94,8 +108,10 @@ class Policy:
 
     def _forced_reason(self, state: BranchState, step: Step) -> str | None:
         first, end = self.steps
-        if state.latest is None or step.index < self.warmup:
+        if step.index < self.warmup:
             return "warmup"
+        if state.latest is None:
+            return "no state"
         if step.total is not None and step.index >= step.total - self.cooldown:
             return "cooldown"
         if step.index < first or (end is not None and step.index >= end):

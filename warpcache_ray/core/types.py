@@ -88,11 +88,19 @@ class Snapshot:
     input: Tensor | None = None
     probe: Tensor | None = None
     probe_residual: Tensor | None = None
+    text_residual: Tensor | None = None
+    """Change of the text stream, kept where blocks after the skipped ones read it."""
 
     @property
     def nbytes(self) -> int:
         """Bytes held; a tensor that stands in two fields counts once."""
-        tensors = (self.residual, self.input, self.probe, self.probe_residual)
+        tensors = (
+            self.residual,
+            self.input,
+            self.probe,
+            self.probe_residual,
+            self.text_residual,
+        )
         return sum({t.data_ptr(): t.nbytes for t in tensors if t is not None}.values())
 
 

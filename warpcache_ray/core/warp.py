@@ -43,7 +43,8 @@ def lucas_kanade(previous: Tensor, current: Tensor) -> Tensor:
 
 
 def move(maps: Tensor, flow: Tensor) -> Tensor:
-    """Bilinear inverse warp: the value at p is read at p - flow(p); edges repeat."""
+    """Bilinear inverse warp in float32: the value at p is read at p - flow(p); edges repeat."""
+    maps = maps.float().contiguous()
     rows, columns = maps.shape[-2:]
     y, x = torch.meshgrid(
         torch.arange(rows, device=maps.device),
@@ -52,7 +53,7 @@ def move(maps: Tensor, flow: Tensor) -> Tensor:
     )
     source_x = (x - flow[:, 0]) * (2 / max(columns - 1, 1)) - 1
     source_y = (y - flow[:, 1]) * (2 / max(rows - 1, 1)) - 1
-    points = torch.stack((source_x, source_y), -1).to(maps.dtype)
+    points = torch.stack((source_x, source_y), -1)
     return F.grid_sample(maps, points, padding_mode="border", align_corners=True)
 
 
@@ -73,4 +74,4 @@ def estimate_flow(previous: Tensor, current: Tensor, grid: Grid, scale: float) -
 
 def warp_tokens(tokens: Tensor, flow: Tensor, grid: Grid) -> Tensor:
     """Moves (batch, tokens, channels) along `flow`, frame by frame."""
-    return to_tokens(move(to_maps(tokens, grid), flow.to(tokens.dtype)), tokens.shape[0])
+    return to_tokens(move(to_maps(tokens, grid), flow), tokens.shape[0]).to(tokens.dtype)

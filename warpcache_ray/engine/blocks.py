@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from warpcache_ray.core.policy import Measured, Policy, Reading
+from warpcache_ray.core.policy import Measured, Reading
 from warpcache_ray.core.types import BranchState, Decision, Features, Grid, Step
 from warpcache_ray.engine.ranks import Ranks
 from warpcache_ray.engine.session import Session, SessionStore, Where
@@ -54,26 +54,31 @@ class CachedBlocks(nn.Module):
         """`hidden` (batch, tokens, channels) and what the blocks take beside it → what the last block gives."""
         assert self.call is not None, "a denoiser call that no hook announced"
         call, self.call = self.call, None
-        stack = _Stack(self.blocks, self.joint, args, kwargs)
+        stack = _Stack(self.blocks, self.joint, args, kwargs, hidden)
         policy, state = call.session.policy, call.session.state(call.where, hidden)
-        first, end = _range(policy, len(self.blocks))
-        probe_end = min(first + policy.probe_depth, end)
+        first, probe_end, end = policy.block_range(len(self.blocks))
 
-        stack.run(0, first, hidden)
-        start = stack.hidden
+        stack.run(0, first)
+        start = stack.mark()
         decision = policy.forced(state, call.step)
         stack.run(first, probe_end)
-        features = Features(start, stack.hidden, call.grid)
+        features = Features(start.hidden, stack.hidden, call.grid)
         reading = Reading()
         if decision is None:
             reading = self._read(policy.measure(state, features))
             decision = policy.decide(state, call.step, reading)
         if decision.skips:
-            stack.hidden = start + policy.approximate(state, features, reading, decision)
+            assert state.latest is not None
+            residual = policy.approximate(state, features, reading, decision)
+            stack.skip(start, residual, state.latest.text_residual)
             state = state.after_skip()
         else:
             stack.run(probe_end, end)
-            state = _recomputed(policy, state, call.step, features, stack.hidden)
+            if policy.window:
+                snapshot = policy.remember(call.step, features, stack.hidden - start.hidden)
+                if self.joint and end < len(self.blocks):
+                    snapshot = replace(snapshot, text_residual=stack.text - start.text)
+                state = state.after_recompute(snapshot, policy.window)
         stack.run(end, len(self.blocks))
 
         self._commit(call, state, decision, end - probe_end, hidden.device)
@@ -108,6 +113,14 @@ class CachedBlocks(nn.Module):
         self.store.commit(session, call.where, state)
 
 
+@dataclass(frozen=True, slots=True)
+class _Mark:
+    """The stream at one place of the stack; `text` is None for models without joint text tokens."""
+
+    hidden: Tensor
+    text: Any
+
+
 @dataclass(slots=True)
 class _Stack:
     """The loop over the blocks, which can be stopped and taken up again."""
@@ -116,12 +129,19 @@ class _Stack:
     joint: bool
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
-    hidden: Tensor = None  # type: ignore[assignment]
+    hidden: Tensor
 
-    def run(self, first: int, end: int, hidden: Tensor | None = None) -> None:
-        """Runs blocks first..end-1 on the stream as it stands (or on `hidden`)."""
-        if hidden is not None:
-            self.hidden = hidden
+    @property
+    def text(self) -> Any:
+        """The text tokens of a joint model."""
+        return self.args[0] if self.joint else None
+
+    def mark(self) -> _Mark:
+        """The stream as it stands."""
+        return _Mark(self.hidden, self.text)
+
+    def run(self, first: int, end: int) -> None:
+        """Runs blocks first..end-1 on the stream."""
         for block in self.blocks[first:end]:
             out = block(self.hidden, *self.args, **self.kwargs)
             if self.joint:
@@ -129,20 +149,12 @@ class _Stack:
             else:
                 self.hidden = out
 
+    def skip(self, start: _Mark, residual: Tensor, text_residual: Tensor | None) -> None:
+        """Puts the stream where the blocks since `start` would have left it."""
+        self.hidden = start.hidden + residual
+        if text_residual is not None:
+            self.args = (start.text + text_residual, *self.args[1:])
+
     def result(self) -> Tensor | tuple[Tensor, Tensor]:
         """What a transformer's loop expects of its last block."""
-        return (self.hidden, self.args[0]) if self.joint else self.hidden
-
-
-def _range(policy: Policy, blocks: int) -> tuple[int, int]:
-    first, end = policy.blocks
-    return min(first, blocks), blocks if end is None else min(end, blocks)
-
-
-def _recomputed(
-    policy: Policy, state: BranchState, step: Step, features: Features, output: Tensor
-) -> BranchState:
-    if not policy.window:
-        return state
-    residual = output - features.input
-    return state.after_recompute(policy.remember(step, features, residual), policy.window)
+        return (self.hidden, self.text) if self.joint else self.hidden

@@ -67,11 +67,15 @@ class Engine:
         pipeline.set_progress_bar_config(disable=True)
 
     @staticmethod
-    def load(path: str | Path, dtype: str = "float32", device: str = "cpu") -> Engine:
+    def load(
+        path: str | Path, dtype: str = "float32", device: str = "cpu", revision: str | None = None
+    ) -> Engine:
         """Loads a pipeline folder or hub id."""
         from diffusers import DiffusionPipeline
 
-        pipeline = DiffusionPipeline.from_pretrained(str(path), dtype=getattr(torch, dtype))
+        pipeline = DiffusionPipeline.from_pretrained(
+            str(path), dtype=getattr(torch, dtype), revision=revision
+        )
         return Engine(pipeline.to(device))
 
     @property
@@ -133,11 +137,16 @@ class Engine:
         def boundary(
             pipe: Any, index: int, timestep: Tensor, tensors: dict[str, Any]
         ) -> dict[str, Any]:
+            if tensors["latents"].is_cuda:
+                torch.cuda.synchronize(tensors["latents"].device)
             now = time.perf_counter()
             since = run.boundary or run.session.first_call or run.began
             decisions, stats = run.decisions(), run.session.stats
             event = StepEvent(index, pipe.num_timesteps, now - since, decisions, stats)
             run.latents, run.boundary = tensors["latents"], now
+            if index + 1 == pipe.num_timesteps:
+                # Decoding is the peak of memory; the features have served.
+                self.store.drop(run.session)
             word = on_step(event) if on_step is not None else Control.CONTINUE
             if self.ranks.broadcast(word) == Control.CANCEL:
                 raise Cancelled(f"cancelled after step {index + 1} of {pipe.num_timesteps}")

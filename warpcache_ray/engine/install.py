@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
+import torch
 from torch import nn
 
 from warpcache_ray.core.policy import Policy
@@ -16,10 +17,10 @@ from warpcache_ray.engine.clock import LONE_BRANCH, StepClock
 from warpcache_ray.engine.ranks import OneRank, Ranks
 from warpcache_ray.engine.session import Session, SessionStore
 from warpcache_ray.engine.stats import CacheStats
-from warpcache_ray.errors import InvalidRequest
-from warpcache_ray.models import adapter_for
+from warpcache_ray.errors import InvalidPolicy, InvalidRequest
+from warpcache_ray.models import ADAPTERS, adapter_for
 from warpcache_ray.models.adapter import ModelAdapter
-from warpcache_ray.models.seam import Announcement, Observer, attach, detach, observer_of
+from warpcache_ray.models.seam import Announcement, attach, detach, observer_of
 from warpcache_ray.policy_spec import PolicySpec, parse_policy
 
 _TRANSFORMERS = ("transformer", "transformer_2")
@@ -47,26 +48,59 @@ class Installation:
         self._run = 0
         self._opened: ContextVar[Session | None] = ContextVar("warpcache_session", default=None)
         self._names = {id(t): name for name, t in self.transformers.items()}
-        self._adapters = {name: adapter_for(t) for name, t in self.transformers.items()}
+        adapters = {name: adapter_for(t) for name, t in self.transformers.items()}
+        self._adapters = {name: a for name, a in adapters.items() if a is not None}
+        self.check(policy)
         for name, transformer in self.transformers.items():
-            _install(transformer, self._adapters[name], ranks or OneRank(), self.store)
-            attach(transformer, Observer(self._called, self._ended))
+            if name in self._adapters:
+                _install(transformer, self._adapters[name], ranks or OneRank(), self.store)
+            attach(transformer, self)
 
     def remove(self) -> None:
         """Puts the model back as it was."""
         for name, transformer in self.transformers.items():
             detach(transformer)
-            _uninstall(transformer, self._adapters[name])
+            if name in self._adapters:
+                _uninstall(transformer, self._adapters[name])
 
     @property
     def block_count(self) -> int:
-        """Blocks of the (first) transformer."""
+        """Blocks of the first transformer; 0 if it has no adapter."""
         name, transformer = next(iter(self.transformers.items()))
-        return len(_stand_in(transformer, self._adapters[name]).blocks)
+        adapter = self._adapters.get(name)
+        if adapter is None:
+            return 0
+        lists = [getattr(transformer, each) for each in adapter.block_lists]
+        first = lists[0][0]
+        return len(first.blocks) if isinstance(first, CachedBlocks) else sum(map(len, lists))
+
+    def check(self, policy: Policy) -> None:
+        """Refuses a policy that this model can't follow.
+
+        Raises:
+            InvalidPolicy: the model has no adapter, or the policy leaves none of its blocks to skip.
+        """
+        missing = [n for n in self.transformers if n not in self._adapters]
+        if missing and policy.window:
+            kind = type(self.transformers[missing[0]]).__name__
+            known = ", ".join(ADAPTERS)
+            raise InvalidPolicy(
+                f"policy {policy.name!r}: {kind} has no adapter, so only 'never' can serve it; there are: {known}",
+                "policy",
+            )
+        try:
+            policy.block_range(self.block_count)
+        except ValueError as error:
+            raise InvalidPolicy(f"policy {policy.name!r}: {error}", "policy.blocks") from error
 
     @contextmanager
     def session(self, policy: Policy) -> Iterator[Session]:
-        """A session for the calls made within; its states are dropped at the end, however it ends."""
+        """A session for the calls made within; its states are dropped at the end, however it ends.
+
+        Raises:
+            InvalidPolicy: see `check`.
+        """
+        self.check(policy)
         session = Session(policy)
         token = self._opened.set(session)
         try:
@@ -76,22 +110,27 @@ class Installation:
             self.last = session
             self.store.drop(session)
 
-    def _called(
+    def called(
         self,
         transformer: nn.Module,
         said: Announcement,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> None:
+        """Hears of a denoiser call that is about to be made."""
         latent = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
         timestep = kwargs["timestep"] if "timestep" in kwargs else args[1]
         step = self._clock.tick(said, timestep)
         name = self._names[id(transformer)]
-        adapter = self._adapters[name]
-        where = (name, said.branch or LONE_BRANCH)
         session = self._session()
         if session.first_call is None:
+            if latent.is_cuda:
+                torch.cuda.synchronize(latent.device)
             session.first_call = time.perf_counter()
+        adapter = self._adapters.get(name)
+        if adapter is None:
+            return
+        where = (name, said.branch or LONE_BRANCH)
         grid = adapter.grid(transformer.config, latent)
         _stand_in(transformer, adapter).call = Call(session, where, step, grid)
 
@@ -100,12 +139,13 @@ class Installation:
         if opened is not None:
             return opened
         if self.last is None or self._run != self._clock.runs:
-            self._ended()
+            self.ended()
             self._run = self._clock.runs
             self.last = Session(self.policy)
         return self.last
 
-    def _ended(self) -> None:
+    def ended(self) -> None:
+        """Hears of the end of a pipeline's run: nothing is kept for the next one."""
         if self.last is not None:
             self.store.drop(self.last)
 
@@ -113,9 +153,11 @@ class Installation:
 def enable_dit_cache(target: Any, policy: PolicySpec = "worldcache", **parameters: Any) -> None:
     """Turns the cache on for a diffusers pipeline or transformer; from then on each run uses `policy`.
 
+    While it is on, the blocks stand one level deeper in the module tree: save weights and load LoRAs with it off.
+
     Raises:
-        InvalidPolicy: unknown policy or parameter.
-        InvalidRequest: no adapter for this transformer, or the cache is on already.
+        InvalidPolicy: unknown policy or parameter, or no adapter for this transformer.
+        InvalidRequest: the cache is on already, or `target` has no transformer.
     """
     if find(target) is not None:
         raise InvalidRequest("the cache is on already; call disable_dit_cache first", "policy")
@@ -148,9 +190,8 @@ def find(target: Any) -> Installation | None:
     for transformer in _transformers(target).values():
         observer = observer_of(transformer)
         if observer is not None:
-            installation = getattr(observer.called, "__self__", None)
-            assert isinstance(installation, Installation)
-            return installation
+            assert isinstance(observer, Installation)
+            return observer
     return None
 
 

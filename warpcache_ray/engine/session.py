@@ -58,17 +58,21 @@ class SessionStore:
         self.sessions[id(session)] = session
         self.sessions.move_to_end(id(session))
         total = self.nbytes
-        session.stats.peak_cache_bytes = max(session.stats.peak_cache_bytes, session.nbytes)
+        stats = session.stats
+        stats.cache_bytes = session.nbytes
+        stats.peak_cache_bytes = max(stats.peak_cache_bytes, stats.cache_bytes)
         for other in list(self.sessions.values()):
             if total <= self.budget:
                 return
             total -= other.nbytes
             self.evictions += 1
+            other.stats.evictions += 1
             self.drop(other)
 
     def drop(self, session: Session) -> None:
         """Forgets a session's states."""
         session.states.clear()
+        session.stats.cache_bytes = 0
         self.sessions.pop(id(session), None)
 
     @property

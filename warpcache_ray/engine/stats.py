@@ -31,6 +31,8 @@ class CacheStats:
     policy: dict[str, Any]
     records: list[Record] = field(default_factory=list)
     seconds: float = 0.0
+    evictions: int = 0
+    cache_bytes: int = 0
     peak_cache_bytes: int = 0
     peak_memory_bytes: int = 0
 
@@ -115,6 +117,7 @@ class CacheStats:
             "share_of_calls": round(self.share_of_calls, 4),
             "share_of_blocks": round(self.share_of_blocks, 4),
             "seconds": round(self.seconds, 4),
+            "evictions": self.evictions,
             "peak_cache_bytes": self.peak_cache_bytes,
             "peak_memory_bytes": self.peak_memory_bytes,
         }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from torch import nn
 
-from warpcache_ray.errors import InvalidRequest
 from warpcache_ray.models import hunyuan_video, wan
 from warpcache_ray.models.adapter import ModelAdapter
 
@@ -13,16 +12,7 @@ ADAPTERS: dict[str, ModelAdapter] = {
 }
 
 
-def adapter_for(transformer: nn.Module) -> ModelAdapter:
-    """The adapter of a transformer's class or of one it derives from.
-
-    Raises:
-        InvalidRequest: no adapter; the message lists what exists.
-    """
-    for kind in type(transformer).__mro__:
-        if kind.__name__ in ADAPTERS:
-            return ADAPTERS[kind.__name__]
-    raise InvalidRequest(
-        f"no cache adapter for {type(transformer).__name__}; there are: {', '.join(ADAPTERS)}",
-        "transformer",
-    )
+def adapter_for(transformer: nn.Module) -> ModelAdapter | None:
+    """The adapter of a transformer's class or of one it derives from; None if there is none."""
+    names = (kind.__name__ for kind in type(transformer).__mro__)
+    return next((ADAPTERS[name] for name in names if name in ADAPTERS), None)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from diffusers.hooks import HookRegistry, ModelHook
 from diffusers.hooks.hooks import BaseState, StateManager
@@ -23,12 +22,22 @@ class Announcement:
     sigma: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Observer:
-    """Whom to tell of a transformer's calls: `called` before each forward, `ended` when a pipeline's run is over."""
+class Observer(Protocol):
+    """Whom to tell of a transformer's calls."""
 
-    called: Callable[[nn.Module, Announcement, tuple[Any, ...], dict[str, Any]], None]
-    ended: Callable[[], None]
+    def called(
+        self,
+        transformer: nn.Module,
+        said: Announcement,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> None:
+        """Before each forward."""
+        ...
+
+    def ended(self) -> None:
+        """When a pipeline's run is over."""
+        ...
 
 
 class _CallHook(ModelHook):  # type: ignore[misc]
@@ -78,4 +87,5 @@ def observer_of(transformer: nn.Module) -> Observer | None:
     """Who observes this transformer."""
     registry = getattr(transformer, "_diffusers_hook", None)
     hook = registry.get_hook(_HOOK) if registry is not None else None
-    return hook.observer if hook is not None else None
+    observer: Observer | None = hook.observer if hook is not None else None
+    return observer

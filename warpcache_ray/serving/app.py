@@ -15,8 +15,14 @@ from ray.serve import Application
 from warpcache_ray.config import ServiceConfig, parse_config
 from warpcache_ray.errors import InvalidConfig
 from warpcache_ray.serving.ingress import Ingress
-from warpcache_ray.serving.preflight import check_devices, check_layout, check_model
-from warpcache_ray.serving.replica import DRIVER_CPUS, Replica, bundles
+from warpcache_ray.serving.preflight import (
+    DRIVER_CPUS,
+    INGRESS_CPUS,
+    check_devices,
+    check_layout,
+    check_model,
+)
+from warpcache_ray.serving.replica import Replica, bundles
 
 OUTPUT_DELAY_S = 1.5
 _SERVE_RUN = re.compile(r"\bserve(\.scripts)? run\b")
@@ -30,9 +36,9 @@ def build(args: dict[str, Any]) -> Application:
     """
     try:
         config = parse_config(args)
-        check_model(config)
-        check_devices(config, ray.cluster_resources())
         check_layout(config)
+        check_devices(config, ray.cluster_resources())
+        check_model(config)
     except InvalidConfig as error:
         _end_serve_run(error)
         raise
@@ -55,7 +61,9 @@ def assemble(config: ServiceConfig) -> Application:
         .bind(config)
     )
     ingress = serve.deployment(serve.ingress()(Ingress)).options(
-        ray_actor_options={"num_cpus": 0.1}, max_ongoing_requests=1000, health_check_period_s=5.0
+        ray_actor_options={"num_cpus": INGRESS_CPUS},
+        max_ongoing_requests=1000,
+        health_check_period_s=5.0,
     )
     return ingress.bind(config, replicas)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from warpcache_ray.config import ServiceConfig
 from warpcache_ray.errors import NotFound, QueueFull
@@ -44,10 +45,8 @@ class Coordinator:
         self._reaper: asyncio.Task[None] | None = None
 
     async def configure(self, config: ServiceConfig) -> None:
-        """Takes a redeployed application's configuration; starts the reaper on first use."""
+        """Takes a redeployed application's configuration."""
         self.config = config
-        if self._reaper is None:
-            self._reaper = asyncio.create_task(self._reap())
 
     async def submit(self, request: dict[str, Any], policy: dict[str, Any]) -> dict[str, Any]:
         """Takes a job in.
@@ -87,6 +86,9 @@ class Coordinator:
     ) -> dict[str, Any] | None:
         """The next job for an idle replica, or None when the time is over. Asking makes the replica known."""
         self.replicas[replica] = _Replica(info)
+        if self._reaper is None:
+            # Not in the constructor, which has no event loop; and a restarted coordinator is asked anew.
+            self._reaper = asyncio.create_task(self._reap())
         await self._until(lambda: self._next() is not None, timeout_s)
         self._seen(replica)
         queued = self._next()
@@ -116,14 +118,15 @@ class Coordinator:
         await self._put(job)
         return not job.cancel_requested
 
-    async def cancelled(self, job_id: str, fence: int, timeout_s: float) -> bool:
-        """Waits for a reason to end an attempt: a cancellation, or a newer fence."""
+    async def keeps_on(self, job_id: str, fence: int, timeout_s: float) -> bool:
+        """False as soon as there is a reason to end the attempt, True when the time is over without one."""
 
         def over() -> bool:
             job = self._job(job_id)
-            return job.cancel_requested or job.fence != fence or job.ended
+            current = job.fence == fence and job.status is Status.RUNNING
+            return job.cancel_requested or not current
 
-        return await self._until(over, timeout_s)
+        return not await self._until(over, timeout_s)
 
     async def finish(
         self, job_id: str, fence: int, result: dict[str, Any], error: dict[str, Any] | None
@@ -135,8 +138,7 @@ class Coordinator:
             if error is None:
                 job = lifecycle.succeed(job, fence, result, time.time())
             elif error["retryable"]:
-                lifecycle.report(job, fence, job.step, job.total_steps or 0, job.cache, time.time())
-                job = lifecycle.lose(job, self.config.max_attempts, time.time())
+                job = lifecycle.lose(job, fence, self.config.max_attempts, time.time())
             else:
                 job = lifecycle.fail(job, fence, error, time.time())
         except StaleFence:
@@ -202,7 +204,7 @@ class Coordinator:
     async def _reap_job(self, job: Job, now: float) -> None:
         if job.status is Status.RUNNING and now - (job.seen_at or now) > self.config.lease_s:
             self.metrics.attempt_over(_attempt(job.id, job.fence))
-            await self._put(lifecycle.lose(job, self.config.max_attempts, now))
+            await self._put(lifecycle.lose(job, job.fence, self.config.max_attempts, now))
         elif job.ended and now - (job.finished_at or now) > self.config.result_ttl_s:
             del self.jobs[job.id]
             if "path" in job.result:
@@ -220,15 +222,17 @@ def _attempt(job_id: str, fence: int) -> str:
     return f"{job_id}#{fence}"
 
 
-def connect(config: ServiceConfig) -> Any:
-    """Handle of the application's coordinator, started on first use. It outlives replicas and ingress."""
+def connect(application: str, config: ServiceConfig) -> Any:
+    """Handle of a Serve application's coordinator, started on first use. It outlives replicas and ingress."""
     actor = ray.remote(Coordinator)
     return actor.options(
-        name=f"coordinator-{config.name}",
+        name=f"coordinator-{application}",
         namespace=NAMESPACE,
         get_if_exists=True,
         lifetime="detached",
         num_cpus=0,
         max_concurrency=1000,
         max_restarts=-1,
+        # A replica's children live in its placement group and die with it, even detached ones.
+        scheduling_strategy=PlacementGroupSchedulingStrategy(placement_group=None),
     ).remote(config)

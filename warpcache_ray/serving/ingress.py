@@ -10,6 +10,7 @@ from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.responses import FileResponse, JSONResponse
+from ray import serve
 from ray.exceptions import RayActorError, RayTaskError
 
 from warpcache_ray import __version__
@@ -86,21 +87,21 @@ def _add_generation(router: APIRouter, service: Service) -> None:
         job = await service.ask("submit", fields, policy)
         raw = MEDIA_TYPES[body.output_format] in request.headers.get("accept", "")
         if not (body.wait or raw):
-            return JSONResponse(_public(job))
+            return JSONResponse(_public(job, request))
         while job["status"] not in TERMINAL:
             job = await service.ask("wait", job["id"], WAIT_S)
         if job["status"] != Status.SUCCEEDED:
-            return JSONResponse({"error": job["error"], "job": _public(job)}, _status(job))
+            return JSONResponse({"error": job["error"], "job": _public(job, request)}, _status(job))
         if raw:
             return await _file(service, job)
-        return JSONResponse(await _with_video(service, job, body.response_format))
+        return JSONResponse(await _with_video(service, job, body.response_format, request))
 
 
 def _add_jobs(router: APIRouter, service: Service) -> None:
     @router.get("/jobs/{job_id}")
-    async def job(job_id: str) -> JSONResponse:
+    async def job(job_id: str, request: Request) -> JSONResponse:
         """The job's record: status, progress, cache summary, policy, seed, fingerprint of the latents."""
-        return JSONResponse(_public(await service.ask("get", job_id)))
+        return JSONResponse(_public(await service.ask("get", job_id), request))
 
     @router.get("/jobs/{job_id}/video")
     async def video(job_id: str) -> Response:
@@ -108,9 +109,9 @@ def _add_jobs(router: APIRouter, service: Service) -> None:
         return await _file(service, await service.ask("get", job_id))
 
     @router.delete("/jobs/{job_id}")
-    async def cancel(job_id: str) -> JSONResponse:
+    async def cancel(job_id: str, request: Request) -> JSONResponse:
         """Cancels: a queued job at once, a running one at its next step boundary."""
-        return JSONResponse(_public(await service.ask("cancel", job_id)))
+        return JSONResponse(_public(await service.ask("cancel", job_id), request))
 
 
 def _add_descriptions(router: APIRouter, service: Service) -> None:
@@ -159,9 +160,10 @@ def _add_descriptions(router: APIRouter, service: Service) -> None:
         )
 
 
-def _public(job: dict[str, Any]) -> dict[str, Any]:
+def _public(job: dict[str, Any], request: Request) -> dict[str, Any]:
     done = job["status"] == Status.SUCCEEDED
-    return job | {"video": f"/jobs/{job['id']}/video" if done else None}
+    prefix = request.scope.get("root_path", "")
+    return job | {"video": f"{prefix}/jobs/{job['id']}/video" if done else None}
 
 
 def _status(job: dict[str, Any]) -> int:
@@ -183,11 +185,13 @@ async def _file(service: Service, job: dict[str, Any]) -> FileResponse:
     return FileResponse(path, media_type=MEDIA_TYPES[form], headers=headers)
 
 
-async def _with_video(service: Service, job: dict[str, Any], form: str) -> dict[str, Any]:
+async def _with_video(
+    service: Service, job: dict[str, Any], form: str, request: Request
+) -> dict[str, Any]:
     if form == "url":
-        return _public(job)
+        return _public(job, request)
     data = await asyncio.to_thread((await _path(service, job)).read_bytes)
-    return _public(job) | {"b64_json": base64.b64encode(data).decode()}
+    return _public(job, request) | {"b64_json": base64.b64encode(data).decode()}
 
 
 def build_api(config: ServiceConfig, actor: Any) -> FastAPI:
@@ -205,7 +209,7 @@ class Ingress:
         self, config: ServiceConfig, replicas: Any
     ) -> None:
         self.replicas = replicas
-        actor = coordinator.connect(config)
+        actor = coordinator.connect(serve.get_replica_context().app_name, config)
         await actor.configure.remote(config)
         self.api = build_api(config, actor)
 

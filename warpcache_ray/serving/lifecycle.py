@@ -112,9 +112,9 @@ def request_cancel(job: Job, now: float) -> Job:
     return replace(job, cancel_requested=True) if job.status is Status.RUNNING else job
 
 
-def lose(job: Job, max_attempts: int, now: float) -> Job:
-    """What becomes of a running job whose replica is gone: another attempt, or failure after `max_attempts`."""
-    assert job.status is Status.RUNNING
+def lose(job: Job, fence: int, max_attempts: int, now: float) -> Job:
+    """What becomes of a job whose attempt's worker is gone: another attempt, or failure after `max_attempts`."""
+    _check(job, fence)
     if job.cancel_requested:
         return _end(job, Status.CANCELLED, Cancelled("cancelled; its worker was lost"), now)
     if job.fence >= max_attempts:

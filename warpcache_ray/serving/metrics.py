@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -62,7 +63,8 @@ class Metrics:
             self._sums[name] += new
             seen[name] = max(seen[name], totals[name])
         for drift in totals["drifts"][seen["drifts"] :]:
-            self.drift.observe(drift)
+            if math.isfinite(drift):
+                self.drift.observe(drift)
         seen["drifts"] = max(seen["drifts"], len(totals["drifts"]))
         asked = self._sums["hits"] + self._sums["misses"]
         self.hit_rate.set(self._sums["hits"] / asked if asked else 0.0)

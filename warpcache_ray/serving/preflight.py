@@ -4,48 +4,66 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+import httpx
+from huggingface_hub import get_token, hf_hub_url, try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
 
 from warpcache_ray.config import ServiceConfig
 from warpcache_ray.errors import InvalidConfig
 
+INDEX = "model_index.json"
 HUB_TIMEOUT_S = 5.0
+DRIVER_CPUS = 0.1
+INGRESS_CPUS = 0.1
 
 
 def check_model(config: ServiceConfig) -> None:
-    """The model's folder, or its entry on the hub (or in the local hub cache), exists.
+    """The model's folder, or its entry in the local hub cache or on the hub, exists.
 
     Raises:
         InvalidConfig: it doesn't.
     """
-    if config.model.folder is not None:
+    model = config.model
+    if model.folder is not None or _cached(model.path, model.revision):
         return
-    path = config.model.path
     try:
-        hf_hub_download(path, "model_index.json", etag_timeout=HUB_TIMEOUT_S)
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        url = hf_hub_url(model.path, INDEX, revision=model.revision)
+        # One try: the hub client's own retries would outlast the patience of whoever waits for this.
+        token = get_token()
+        headers = {"authorization": f"Bearer {token}"} if token else {}
+        answer = httpx.head(url, headers=headers, timeout=HUB_TIMEOUT_S, follow_redirects=True)
+        answer.raise_for_status()
+    except (httpx.HTTPError, HFValidationError) as error:
         raise InvalidConfig(
-            f"model.path = {path!r}: no folder with a model_index.json, and no such model on the hub or in its "
-            f"local cache ({type(error).__name__})",
+            f"model.path = {model.path!r}: no folder with a {INDEX}, and no such model in the local hub cache or "
+            f"on the hub ({type(error).__name__})",
             "model.path",
         ) from error
 
 
+def _cached(path: str, revision: str | None) -> bool:
+    try:
+        return isinstance(try_to_load_from_cache(path, INDEX, revision=revision), str)
+    except HFValidationError:
+        return False
+
+
 def check_devices(config: ServiceConfig, resources: Mapping[str, float]) -> None:
-    """The cluster has the GPUs that the replicas need.
+    """The cluster has the GPUs and CPUs that the replicas and the ingress need.
 
     Raises:
         InvalidConfig: it has not.
     """
-    ranks = config.parallel.world_size
-    if config.model.device == "cuda":
-        needed, there = ranks * config.replicas, int(resources.get("GPU", 0))
+    ranks = config.parallel.world_size * config.replicas
+    needs = {"GPU": float(ranks)} if config.model.device == "cuda" else {}
+    needs["CPU"] = config.replicas * DRIVER_CPUS + ranks + INGRESS_CPUS
+    for kind, needed in needs.items():
+        there = resources.get(kind, 0)
         if there < needed:
             raise InvalidConfig(
-                f"parallel = {config.parallel} × replicas = {config.replicas} needs {needed} GPUs; "
-                f"the cluster has {there}",
-                "parallel",
+                f"replicas = {config.replicas} × {config.parallel} needs {needed:g} {kind}s; "
+                f"the cluster has {there:g}",
+                "replicas",
             )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -35,7 +36,15 @@ def all_errors() -> list[type[WarpCacheError]]:
 def envelope(error: WarpCacheError, status: int | None = None) -> JSONResponse:
     """The error as `{"error": {message, type, param, code, retryable}}`."""
     headers = {"retry-after": "2"} if error.retryable else {}
-    return JSONResponse({"error": error.to_dict()}, status or error.status, headers)
+    return _Ascii({"error": error.to_dict()}, status or error.status, headers)
+
+
+class _Ascii(JSONResponse):
+    """JSON in ASCII: a message may quote what a client sent, and that may be no valid text."""
+
+    def render(self, content: Any) -> bytes:
+        """The body."""
+        return json.dumps(content).encode()
 
 
 def install(app: FastAPI, body_bytes: int) -> None:
@@ -55,6 +64,10 @@ def install(app: FastAPI, body_bytes: int) -> None:
         kind = {404: NotFound, 405: MethodNotAllowed}.get(error.status_code, InvalidRequest)
         return envelope(kind(message), error.status_code)
 
+    @app.exception_handler(Exception)
+    async def unexpected(request: Request, error: Exception) -> JSONResponse:
+        return envelope(WarpCacheError(f"{type(error).__name__} in the service; see its log"))
+
     app.add_middleware(BodyLimit, limit=body_bytes)
 
 
@@ -66,6 +79,9 @@ def explain(first: dict[str, Any]) -> JSONResponse:
     field = next((str(part) for part in first["loc"] if part != "body"), "")
     if first["type"] == "missing":
         return envelope(InvalidRequest(f"{field or 'the body'} is missing", field or None))
+    if not field and not isinstance(first["input"], dict):
+        said = "the body must be a JSON object, sent with content-type: application/json"
+        return envelope(InvalidRequest(said))
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
         message = f"there is no such field; there are: {', '.join(GenerateRequest.model_fields)}"

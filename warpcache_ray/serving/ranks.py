@@ -35,7 +35,9 @@ class Rank:
         torch.set_num_threads(config.threads)
         path = config.model.folder or config.model.path
         self.config = config
-        self.engine = Engine.load(path, config.model.dtype, config.model.device)
+        self.engine = Engine.load(
+            path, config.model.dtype, config.model.device, config.model.revision
+        )
         self.engine.store.budget = config.cache_bytes
         self._lock = threading.Lock()
         self._attempt = ""
@@ -124,7 +126,7 @@ def _totals(stats: CacheStats | None) -> dict[str, Any]:
     counted = ("hits", "misses", "warped", "recomputed")
     return {
         **{name: getattr(stats, name) if stats else 0 for name in counted},
-        "cache_bytes": stats.peak_cache_bytes if stats else 0,
+        "cache_bytes": stats.cache_bytes if stats else 0,
         "summary": stats.summary() if stats else {},
     }
 

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import uuid
+from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
+from ray import serve
+from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from warpcache_ray.config import ServiceConfig
-from warpcache_ray.errors import WorkerLost
+from warpcache_ray.errors import NotFound, WorkerLost
 from warpcache_ray.serving import coordinator
+from warpcache_ray.serving.preflight import DRIVER_CPUS
 from warpcache_ray.serving.ranks import Rank, rank_environment
 
 CLAIM_S = 4.0
 REPORT_S = 0.2
-DRIVER_CPUS = 0.1
+RECONNECT_S = 0.5
 
 
 def bundles(config: ServiceConfig) -> list[dict[str, float]]:
@@ -34,7 +38,7 @@ class Replica:
     async def __init__(self, config: ServiceConfig) -> None:  # type: ignore[misc]  # Serve awaits it
         self.config = config
         self.id = f"replica_{uuid.uuid4().hex[:12]}"
-        self.coordinator = coordinator.connect(config)
+        self.coordinator = coordinator.connect(serve.get_replica_context().app_name, config)
         self.failed: str | None = None
         self.ranks = [self._start_rank(i) for i in range(config.parallel.world_size)]
         self.info: dict[str, Any] = await self.ranks[0].info.remote()
@@ -60,14 +64,17 @@ class Replica:
 
     async def _work(self) -> None:
         while self.failed is None:
-            try:
-                attempt = await self.coordinator.claim.remote(self.id, self.info, CLAIM_S)
-            except RayError:
-                # A coordinator that restarts is back within a second.
-                await asyncio.sleep(1.0)
-                continue
+            attempt = await self._tell("claim", self.id, self.info, CLAIM_S)
             if attempt is not None:
                 await self._run(attempt)
+
+    async def _tell(self, method: str, *arguments: Any) -> Any:
+        # A coordinator that died is back within a second; claims may be repeated, and all else is fenced.
+        while True:
+            try:
+                return await getattr(self.coordinator, method).remote(*arguments)
+            except RayActorError:
+                await asyncio.sleep(RECONNECT_S)
 
     async def _run(self, attempt: dict[str, Any]) -> None:
         relays = [
@@ -78,36 +85,66 @@ class Replica:
             outcomes = await asyncio.gather(*[r.generate.remote(attempt) for r in self.ranks])
             result, error = outcomes[0]
             await self._report(attempt)
-        except RayError as lost:
+        except (RayError, TimeoutError) as lost:
             result, error = {}, self._lose_ranks(lost).to_dict()
         finally:
             for relay in relays:
                 relay.cancel()
             await asyncio.gather(*relays, return_exceptions=True)
-        await self.coordinator.finish.remote(attempt["job_id"], attempt["fence"], result, error)
+        await self._finish(attempt, result, error)
 
-    def _lose_ranks(self, lost: RayError) -> WorkerLost:
+    async def _finish(
+        self, attempt: dict[str, Any], result: dict[str, Any], error: dict[str, Any] | None
+    ) -> None:
+        place = (attempt["job_id"], attempt["fence"])
+        published = await self._about_job("finish", *place, result, error)
+        if not published and "path" in result:
+            Path(result["path"]).unlink(missing_ok=True)
+
+    async def _about_job(self, method: str, *arguments: Any) -> Any:
+        try:
+            return await self._tell(method, *arguments)
+        except RayTaskError as error:
+            # A coordinator that lost its memory doesn't know the job: the attempt is void.
+            if isinstance(error.cause, NotFound):
+                return False
+            raise
+
+    def _lose_ranks(self, lost: Exception) -> WorkerLost:
         # The ranks live and die together: one that is left alone would wait for ever in a collective.
-        self.failed = f"a rank was lost: {lost}"
+        self.failed = f"a rank was lost: {lost!r}"
         for rank in self.ranks:
             ray.kill(rank)
         return WorkerLost(f"a rank died: {type(lost).__name__}")
 
     async def _relay_progress(self, attempt: dict[str, Any]) -> None:
+        step, moved = -1, time.monotonic()
         while True:
-            await self._report(attempt)
+            try:
+                now = await self._report(attempt)
+            except (RayError, TimeoutError) as lost:
+                # Killing the ranks ends `generate`, which is what `_run` waits for.
+                self._lose_ranks(lost)
+                return
+            if now != step:
+                step, moved = now, time.monotonic()
+            if time.monotonic() - moved > self.config.step_timeout_s:
+                self._lose_ranks(TimeoutError(f"no step in {self.config.step_timeout_s} s"))
+                return
             await asyncio.sleep(REPORT_S)
 
-    async def _report(self, attempt: dict[str, Any]) -> None:
-        totals = await self.ranks[0].progress.remote(attempt["id"])
-        job, fence = attempt["job_id"], attempt["fence"]
-        if not await self.coordinator.report.remote(job, fence, totals):
+    async def _report(self, attempt: dict[str, Any]) -> int:
+        asked = self.ranks[0].progress.remote(attempt["id"])
+        totals = await asyncio.wait_for(asked, self.config.lease_s)
+        place = (attempt["job_id"], attempt["fence"])
+        if not await self._about_job("report", *place, totals):
             self._cancel(attempt)
+        step: int = totals["step"]
+        return step
 
     async def _relay_cancel(self, attempt: dict[str, Any]) -> None:
-        while not await self.coordinator.cancelled.remote(
-            attempt["job_id"], attempt["fence"], CLAIM_S
-        ):
+        place = (attempt["job_id"], attempt["fence"])
+        while await self._about_job("keeps_on", *place, CLAIM_S):
             continue
         self._cancel(attempt)
 

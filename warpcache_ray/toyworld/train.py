@@ -32,6 +32,7 @@ HELD_OUT_SEED = 10_000_000
 """Training scenes have seeds below this; evaluation uses seeds above it."""
 TEXT_TOKENS = 512
 NO_CAPTION_SHARE = 0.1
+NOISE_SHIFT = 8.0
 EMA_DECAY = 0.999
 CHECKPOINT_S = 120.0
 TEXT_MINUTES = 2.0
@@ -307,7 +308,9 @@ def train_transformer(options: Options) -> None:
         clean = clips[order].float().to(options.device)
         noise = torch.randn_like(clean)
         u = torch.sigmoid(torch.randn(options.batch, device=options.device))
-        sigma = folder.SHIFT * u / (1 + (folder.SHIFT - 1) * u)
+        # Half of the times are moved towards noise: what a caption decides is decided there.
+        shift = torch.where(torch.arange(options.batch) % 2 == 0, folder.SHIFT, NOISE_SHIFT).to(u)
+        sigma = shift * u / (1 + (shift - 1) * u)
         s = sigma.view(-1, 1, 1, 1, 1)
         text = embed_captions(tokenizer, encoder, captions)
         with torch.autocast(options.device, torch.bfloat16):

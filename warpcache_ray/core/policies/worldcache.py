@@ -7,7 +7,7 @@ Where the paper taken literally fails, this follows what it argues for instead:
   gap of two steps.
 - eq. 5 is divided by the reference's magnitude, as eq. 1 is; otherwise no threshold fits two models.
 - saliency (eq. 4) is the channel variance of each token, not of a mean over frames: a shard of the tokens can
-  measure its own, and moving objects keep their place in time.
+  measure its own, and moving objects keep their place in time. It is taken of the kept probe, the drift's reference.
 - eq. 8 mixes probe and deep residuals; the gain is fitted on probe residuals alone and applied to deep ones.
 - the spatial warp estimates flow from the *kept* input of a recompute to the current one, frame by frame on the
   (frames, rows, columns) grid, and warps the residuals before the extrapolation; off by default, since a scene
@@ -18,7 +18,7 @@ Where the paper taken literally fails, this follows what it argues for instead:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from warpcache_ray.core import blend
 from warpcache_ray.core.drift import furthest, l1_sums, ratio, token_l1
@@ -37,6 +37,19 @@ from warpcache_ray.core.types import (
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+class _Sums(NamedTuple):
+    """What `measure` sums: change of the probe (plain, times saliency) and its magnitude; change of the input and its
+    magnitude; the two sums of the gain."""
+
+    change: float
+    weighted: float
+    magnitude: float
+    motion: float
+    extent: float
+    inner: float = 0.0
+    square: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,8 +109,8 @@ class WorldCache(Policy):
         assert state.latest is not None
         gap = max(1, step.index - state.latest.step.index)
         pairs = [
-            (self._drift(sums, extremes), self._threshold(step, gap, sums))
-            for sums, extremes in zip(reading.sums, reading.extremes, strict=True)
+            (self._drift(_Sums(*row), extremes), self._threshold(step, gap, _Sums(*row)))
+            for row, extremes in zip(reading.sums, reading.extremes, strict=True)
         ]
         nearness = [drift / threshold for drift, threshold in pairs]
         drift, threshold = pairs[nearness.index(furthest(nearness))]
@@ -119,24 +132,26 @@ class WorldCache(Policy):
             return newer
         assert previous is not None
         older = self._aligned(previous, features) if spatial else previous.residual
-        gains = [blend.gain(sums[5], sums[6], self.max_gain) for sums in reading.sums]
+        sums = [_Sums(*row) for row in reading.sums]
+        gains = [blend.gain(s.inner, s.square, self.max_gain) for s in sums]
         return blend.extrapolate(newer, older, newer.new_tensor(gains))
 
     def remember(self, step: Step, features: Features, residual: Tensor) -> Snapshot:
         """Input, probe and residual."""
         return Snapshot(step, residual, features.input, features.probe)
 
-    def _drift(self, sums: tuple[float, ...], extremes: tuple[float, ...]) -> float:
-        change, weighted, magnitude = sums[:3]
-        high, low = extremes[0], -extremes[1]
+    def _drift(self, sums: _Sums, extremes: tuple[float, ...]) -> float:
+        change, (high, negative_low) = sums.change, extremes
         if self.swd:
-            change = weighted_change(change, weighted, low, high, self.saliency_scale)
-        return ratio(change, magnitude)
+            change = weighted_change(
+                change, sums.weighted, -negative_low, high, self.saliency_scale
+            )
+        return ratio(change, sums.magnitude)
 
-    def _threshold(self, step: Step, gap: int, sums: tuple[float, ...]) -> float:
+    def _threshold(self, step: Step, gap: int, sums: _Sums) -> float:
         threshold = self.threshold
         if self.cfc:
-            velocity = ratio(sums[3], sums[4]) * 2 / gap
+            velocity = ratio(sums.motion, sums.extent) * 2 / gap
             threshold = motion_adaptive(threshold, self.motion_scale, velocity)
         if self.ats and step.total:
             threshold = phase_adaptive(threshold, self.phase_scale, step.index / step.total)
