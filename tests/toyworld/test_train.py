@@ -60,6 +60,33 @@ def test_folder_is_a_plain_pipeline(trained: Path) -> None:
     assert frames.shape == (17, 64, 64, 3)
 
 
+def test_goes_on_from_a_folder(trained: Path, tmp_path: Path) -> None:
+    """A new run can start from the weights of a folder: with no time to learn it writes the same ones."""
+    known = trained / "toyworld-wan"
+    for stage in ("vae", "transformer", "folder"):
+        main(
+            [
+                "--out",
+                str(tmp_path),
+                "--start-from",
+                str(known),
+                "--stage",
+                stage,
+                "--max-minutes",
+                "0",
+                "--clips",
+                "8",
+                "--threads",
+                "1",
+                "--device",
+                "cpu",
+            ]
+        )
+    for part in ("vae", "transformer"):
+        file = f"{part}/diffusion_pytorch_model.safetensors"
+        assert (tmp_path / "toyworld-wan" / file).read_bytes() == (known / file).read_bytes()
+
+
 def test_training_sees_what_the_pipeline_shows() -> None:
     """The shortened text with its weighted padding gives the output of the pipeline's 512 padded tokens."""
     torch.manual_seed(0)

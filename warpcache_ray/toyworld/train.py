@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from diffusers import WanTransformer3DModel
+from diffusers import WanPipeline, WanTransformer3DModel
 from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import UMT5EncoderModel
@@ -48,6 +48,7 @@ class Options:
     batch: int
     clips: int
     seed: int
+    start_from: Path | None = None
 
 
 def draw_scene(rng: random.Random) -> Scene:
@@ -239,7 +240,11 @@ def train_vae(options: Options) -> None:
     """Encoder and decoder learn apart: one predicts the linear code of a video, the other the video of a code
     (slightly disturbed, so that it forgives the transformer's small errors)."""
     code = load_code(options.out)
-    vae = folder.build_vae(code.std.tolist()).to(options.device)
+    vae = folder.build_vae(code.std.tolist())
+    if options.start_from is not None:
+        known = WanPipeline.from_pretrained(options.start_from, dtype=torch.float32)
+        vae.load_state_dict(known.vae.state_dict())
+    vae.to(options.device)
     opts = optimizers(vae, 0.0, 2e-3)
     std = code.std.view(1, -1, 1, 1, 1).to(options.device)
 
@@ -298,8 +303,13 @@ def train_transformer(options: Options) -> None:
     assert isinstance(transformer, WanTransformer3DModel)
     assert isinstance(encoder, UMT5EncoderModel)
     transformer.set_attn_processor(DenseAttention())
-    read = torch.load(options.out / "text.pt", weights_only=True, map_location=options.device)
-    encoder.load_state_dict(_under("encoder.", read["average"]), strict=False)
+    if options.start_from is None:
+        read = torch.load(options.out / "text.pt", weights_only=True, map_location=options.device)
+        encoder.load_state_dict(_under("encoder.", read["average"]), strict=False)
+    else:
+        known = WanPipeline.from_pretrained(options.start_from, dtype=torch.float32)
+        transformer.load_state_dict(known.transformer.state_dict())
+        encoder.load_state_dict(known.text_encoder.state_dict())
     encoder.requires_grad_(False)
 
     def loss_of(step: int, rng: random.Random) -> tuple[Tensor, dict[str, float]]:
@@ -355,6 +365,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--batch", type=int, help=f"default {BATCH}")
     parser.add_argument("--clips", type=int, default=24_000, help="videos to learn from")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--start-from", type=Path, help="model folder whose weights to go on from")
     given = parser.parse_args(arguments)
     torch.set_num_threads(given.threads)
     torch.manual_seed(given.seed)
@@ -362,7 +373,13 @@ def main(arguments: list[str] | None = None) -> None:
     for name in STAGES if given.stage == "all" else (given.stage,):
         batch = given.batch or BATCH.get(name, 1)
         options = Options(
-            given.out, given.max_minutes, given.device, batch, given.clips, given.seed
+            given.out,
+            given.max_minutes,
+            given.device,
+            batch,
+            given.clips,
+            given.seed,
+            given.start_from,
         )
         STAGES[name](options)
 
