@@ -116,7 +116,7 @@ def read_contenders(path: Path) -> list[Contender]:
 
 def _report(arguments: argparse.Namespace, scores: list[Score], given: list[Contender]) -> Any:
     return {
-        "model": arguments.model,
+        "model": "/".join(Path(arguments.model).parts[-2:]),
         "prompts": arguments.prompts.name,
         "count": arguments.count,
         "steps": arguments.steps,
