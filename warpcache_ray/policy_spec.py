@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -57,7 +58,7 @@ def _validated(kind: type[Policy], parameters: dict[str, Any]) -> dict[str, Any]
             f"policy.{unknown[0]}",
         )
     try:
-        made = _adapter(kind).validate_python(parameters)
+        made = _adapter(kind.name).validate_python(parameters)
     except ValidationError as error:
         raise _invalid(kind, error) from error
     return {name: getattr(made, name) for name in parameters}
@@ -74,7 +75,9 @@ def _invalid(kind: type[Policy], error: ValidationError) -> InvalidPolicy:
     return InvalidPolicy(f"policy {kind.name!r}: {message}", f"policy.{field}")
 
 
-def _adapter(kind: type[Policy]) -> TypeAdapter[Policy]:
+@functools.cache
+def _adapter(name: str) -> TypeAdapter[Policy]:
+    kind = POLICIES[name]
     strict = type(
         kind.__name__,
         (kind,),
