@@ -20,10 +20,16 @@ class Listener:
         self.endings = 0
 
     def called(
-        self, module: nn.Module, said: Announcement, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> None:
+        self,
+        module: nn.Module,
+        said: Announcement,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        proceed: Callable[[], Any],
+    ) -> Any:
         assert {"hidden_states", "timestep"} <= set(kwargs)
         self.calls.append(said)
+        return proceed()
 
     def ended(self) -> None:
         self.endings += 1

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from warpcache_ray.core.types import (
     Action,
     BranchState,
     Decision,
     Features,
+    Site,
     Snapshot,
     Step,
 )
@@ -49,6 +50,7 @@ class Policy:
     name: ClassVar[str]
     window: ClassVar[int] = 1
     """Snapshots to keep: 0, 1 or 2."""
+    site: ClassVar[Site] = Site.BLOCKS
 
     warmup: int = 1
     cooldown: int = 1
@@ -93,13 +95,17 @@ class Policy:
     def approximate(
         self, state: BranchState, features: Features, reading: Reading, decision: Decision
     ) -> Tensor:
-        """The residual to use in a skipped step, (batch, tokens, channels)."""
+        """What a skipped step uses for the residual, of its shape."""
         assert state.latest is not None
         return state.latest.residual
 
     def remember(self, step: Step, features: Features, residual: Tensor) -> Snapshot:
         """What to keep of a recompute."""
         return Snapshot(step, residual)
+
+    def note(self, state: BranchState, step: Step, residual: Tensor) -> Any:
+        """The memo after a recompute that gave `residual`; `state` is the one before it."""
+        return state.memo
 
     def forced(self, state: BranchState, step: Step) -> Decision | None:
         """The recompute that this step needs whatever the features are, or None."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,6 +16,14 @@ class Action(StrEnum):
     RECOMPUTE = "recompute"
     REUSE = "reuse"
     WARP = "warp"
+
+
+class Site(StrEnum):
+    """Where a policy intervenes: a whole denoiser call, the block stack after the probe, or each block by itself."""
+
+    OUTPUT = "output"
+    BLOCKS = "blocks"
+    LAYER = "layer"
 
 
 class Operator(StrEnum):
@@ -39,13 +47,32 @@ class Grid(NamedTuple):
         return self.frames * self.rows * self.columns
 
 
+class Where(NamedTuple):
+    """Whose state: transformer's name in the pipeline, branch, and block where each has its own."""
+
+    transformer: str
+    branch: str
+    layer: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """The run that a step belongs to: noise levels of all its steps and the final one, solver, guidance scale."""
+
+    sigmas: tuple[float, ...]
+    solver: str = ""
+    guidance: float | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One denoising iteration; `total` and `sigma` are None where the pipeline doesn't tell."""
+    """One denoising iteration on one branch; `total`, `sigma` and `course` are None where the pipeline doesn't tell."""
 
     index: int
     total: int | None = None
     sigma: float | None = None
+    branch: str = "cond"
+    course: Course | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +93,8 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """What a policy sees before it decides: block-stack input and probe, both (batch, tokens, channels), where
-    `tokens` may be this rank's share of the grid's."""
+    """What a policy sees before it decides: at site `blocks` the stack's input and the probe, both (batch, tokens,
+    channels), where `tokens` may be this rank's share of the grid's; at site `output` the noisy latent, as both."""
 
     input: Tensor
     probe: Tensor
@@ -81,7 +108,8 @@ class Features:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What a policy keeps of one recompute: always the residual (stack output - input), the rest as it needs."""
+    """What a policy keeps of one recompute: always the residual (stack output - input, or the denoiser's output), the
+    rest as it needs."""
 
     step: Step
     residual: Tensor
@@ -105,12 +133,27 @@ class Snapshot:
 
 
 @dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a denoiser call at site `output` gave, computed or approximated."""
+
+    step: Step
+    decision: Decision
+    residual: Tensor
+
+
+@dataclass(frozen=True, slots=True)
 class BranchState:
-    """What one branch of one transformer remembers: its last two recomputes and the skips since."""
+    """What one branch of one transformer remembers: its last two recomputes and the skips since.
+
+    `peer` is what the branch called before this one gave in the same step, `memo` the policy's own notes, which all
+    branches share; both are put in when the state is looked up.
+    """
 
     latest: Snapshot | None = None
     previous: Snapshot | None = None
     skips: int = 0
+    peer: Outcome | None = None
+    memo: Any = None
 
     def after_skip(self) -> BranchState:
         """The state after one more skip."""

@@ -1,4 +1,4 @@
-"""The stand-in for a transformer's block stack: probe, decide, then recompute or approximate."""
+"""Sites `blocks` and `layer`, a stand-in for the block stack: probe, decide, then recompute or approximate."""
 
 from __future__ import annotations
 
@@ -6,30 +6,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from warpcache_ray.core.policy import Measured, Reading
-from warpcache_ray.core.types import BranchState, Decision, Features, Grid, Step
+from warpcache_ray.core.policy import Reading
+from warpcache_ray.core.types import BranchState, Decision, Features, Site
+from warpcache_ray.engine.call import Call, deliberate
 from warpcache_ray.engine.ranks import Ranks
-from warpcache_ray.engine.session import Session, SessionStore, Where
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One denoiser call under way: whose it is, which one, and on what grid."""
-
-    session: Session
-    where: Where
-    step: Step
-    grid: Grid
+from warpcache_ray.engine.session import SessionStore
 
 
 class CachedBlocks(nn.Module):
     """Runs the blocks as the transformer's own loop would, or leaves some out.
 
-    `lengths` are those of the lists that the blocks came from. `call` is set before each forward. State is
-    replaced once, last, so a forward that raises changes nothing.
+    `lengths` are those of the lists that the blocks came from. `call` is set before each forward; without one
+    (site `output`) all blocks run. State is replaced once, last, so a forward that raises changes nothing.
     """
 
     call: Call | None
@@ -52,21 +42,38 @@ class CachedBlocks(nn.Module):
 
     def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor | tuple[Tensor, Tensor]:
         """`hidden` (batch, tokens, channels) and what the blocks take beside it → what the last block gives."""
-        assert self.call is not None, "a denoiser call that no hook announced"
         call, self.call = self.call, None
         stack = _Stack(self.blocks, self.joint, args, kwargs, hidden)
-        policy, state = call.session.policy, call.session.state(call.where, hidden)
-        first, probe_end, end = policy.block_range(len(self.blocks))
+        if call is None:
+            stack.run(0, len(self.blocks))
+            return stack.result()
+        outcomes = self._layers(stack, call) if call.policy.site is Site.LAYER else ()
+        if call.policy.site is Site.BLOCKS:
+            first, probe_end, end = call.policy.block_range(len(self.blocks))
+            stack.run(0, first)
+            outcomes = (self._span(stack, call, first, probe_end, end),)
+            stack.run(end, len(self.blocks))
+        for outcome in outcomes:
+            outcome.call.commit(
+                self.store, outcome.state, outcome.decision, outcome.run, outcome.skipped
+            )
+        return stack.result()
 
+    def _layers(self, stack: _Stack, call: Call) -> tuple[_Outcome, ...]:
+        first, _, end = call.policy.block_range(len(self.blocks))
         stack.run(0, first)
-        start = stack.mark()
+        outcomes = [self._span(stack, call.layer(i), i, i, i + 1) for i in range(first, end)]
+        stack.run(end, len(self.blocks))
+        return tuple(outcomes)
+
+    def _span(self, stack: _Stack, call: Call, first: int, probe_end: int, end: int) -> _Outcome:
+        policy, state, start = call.policy, call.state(stack.hidden), stack.mark()
         decision = policy.forced(state, call.step)
         stack.run(first, probe_end)
         features = Features(start.hidden, stack.hidden, call.grid)
         reading = Reading()
         if decision is None:
-            reading = self._read(policy.measure(state, features))
-            decision = policy.decide(state, call.step, reading)
+            decision, reading = deliberate(policy, state, call.step, features, self.ranks)
         if decision.skips:
             assert state.latest is not None
             residual = policy.approximate(state, features, reading, decision)
@@ -76,41 +83,24 @@ class CachedBlocks(nn.Module):
             stack.run(probe_end, end)
             if policy.window:
                 snapshot = policy.remember(call.step, features, stack.hidden - start.hidden)
-                if self.joint and end < len(self.blocks):
+                if self.joint and (end < len(self.blocks) or call.where.layer is not None):
                     snapshot = replace(snapshot, text_residual=stack.text - start.text)
                 state = state.after_recompute(snapshot, policy.window)
-        stack.run(end, len(self.blocks))
+        skipped = end - probe_end if decision.skips else 0
+        # Of the whole stack where it is one site, of one block where each is.
+        total = len(self.blocks) if call.where.layer is None else 1
+        return _Outcome(call, state, decision, total - skipped, skipped)
 
-        self._commit(call, state, decision, end - probe_end, hidden.device)
-        return stack.result()
 
-    def _read(self, measured: Measured | None) -> Reading:
-        if measured is None:
-            return Reading()
-        table = self.ranks.sum(torch.stack(measured.sums, 1))
-        width = table.shape[1]
-        if measured.extremes:
-            extremes = self.ranks.maximum(torch.stack(measured.extremes, 1))
-            table = torch.cat((table, extremes), 1)
-        # One transfer: the only time the decision waits for the device.
-        rows = table.tolist()
-        return Reading(
-            tuple(tuple(row[:width]) for row in rows), tuple(tuple(row[width:]) for row in rows)
-        )
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What is to be committed of one site."""
 
-    def _commit(
-        self,
-        call: Call,
-        state: BranchState,
-        decision: Decision,
-        skippable: int,
-        device: torch.device,
-    ) -> None:
-        skipped = skippable if decision.skips else 0
-        session = call.session
-        session.stats.add(call.step, call.where, decision, len(self.blocks) - skipped, skipped)
-        session.stats.measure(session.first_call, device)
-        self.store.commit(session, call.where, state)
+    call: Call
+    state: BranchState
+    decision: Decision
+    run: int
+    skipped: int
 
 
 @dataclass(frozen=True, slots=True)

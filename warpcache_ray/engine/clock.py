@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from warpcache_ray.core.types import Step
+from warpcache_ray.core.types import Course, Step
 from warpcache_ray.models.seam import Announcement
 
 LONE_BRANCH = "cond"
@@ -22,6 +22,7 @@ class StepClock:
     pipeline: Any | None = None
     runs: int = 0
     _timesteps: Any = None
+    _course: Course | None = None
     _value: float | None = None
     _index: int = 0
     _seen: set[str] = field(default_factory=set)
@@ -36,6 +37,7 @@ class StepClock:
         # Every pipeline call sets its timesteps anew, so another tensor is another run.
         if self._timesteps is not scheduler.timesteps:
             self._timesteps = scheduler.timesteps
+            self._course = self._read_course(scheduler)
             self.runs += 1
         index = said.step_index
         if index is None:
@@ -43,7 +45,15 @@ class StepClock:
         sigma = said.sigma
         if sigma is None and hasattr(scheduler, "sigmas"):
             sigma = float(scheduler.sigmas[index])
-        return Step(index, said.total or len(scheduler.timesteps), sigma)
+        total = said.total or len(scheduler.timesteps)
+        return Step(index, total, sigma, said.branch or LONE_BRANCH, self._course)
+
+    def _read_course(self, scheduler: Any) -> Course | None:
+        if not hasattr(scheduler, "sigmas"):
+            return None
+        guidance = getattr(self.pipeline, "guidance_scale", None)
+        sigmas = tuple(float(sigma) for sigma in scheduler.sigmas)
+        return Course(sigmas, type(scheduler).__name__, guidance)
 
     def _counted(self, said: Announcement, timestep: Tensor | None) -> Step:
         value = None if timestep is None else float(timestep.flatten()[0])
@@ -61,7 +71,7 @@ class StepClock:
             self._seen = set()
         self._value, self._index = value, index
         self._seen.add(branch)
-        return Step(index, said.total, said.sigma)
+        return Step(index, said.total, said.sigma, branch)
 
     def _next_index(self, value: float | None) -> int:
         return self._index if value == self._value else self._index + 1

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
 import torch
+from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from torch import nn
 
 from warpcache_ray.core.policy import Policy
-from warpcache_ray.engine.blocks import CachedBlocks, Call
-from warpcache_ray.engine.clock import LONE_BRANCH, StepClock
+from warpcache_ray.core.types import Site, Where
+from warpcache_ray.engine.blocks import CachedBlocks
+from warpcache_ray.engine.call import Call
+from warpcache_ray.engine.clock import StepClock
+from warpcache_ray.engine.output import denoise, latent_grid, noisy_part, tupled
 from warpcache_ray.engine.ranks import OneRank, Ranks
 from warpcache_ray.engine.session import Session, SessionStore
 from warpcache_ray.engine.stats import CacheStats
@@ -80,12 +84,15 @@ class Installation:
         Raises:
             InvalidPolicy: the model has no adapter, or the policy leaves none of its blocks to skip.
         """
+        if policy.site is Site.OUTPUT:
+            return
         missing = [n for n in self.transformers if n not in self._adapters]
         if missing and policy.window:
             kind = type(self.transformers[missing[0]]).__name__
             known = ", ".join(ADAPTERS)
             raise InvalidPolicy(
-                f"policy {policy.name!r}: {kind} has no adapter, so only 'never' can serve it; there are: {known}",
+                f"policy {policy.name!r}: {kind} has no adapter, so only 'never' and policies of site 'output' can "
+                f"serve it; there are adapters for: {known}",
                 "policy",
             )
         try:
@@ -116,8 +123,9 @@ class Installation:
         said: Announcement,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-    ) -> None:
-        """Hears of a denoiser call that is about to be made."""
+        proceed: Callable[[], Any],
+    ) -> Any:
+        """Makes a denoiser call, or what the policy puts in its place."""
         latent = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
         timestep = kwargs["timestep"] if "timestep" in kwargs else args[1]
         step = self._clock.tick(said, timestep)
@@ -127,12 +135,20 @@ class Installation:
             if latent.is_cuda:
                 torch.cuda.synchronize(latent.device)
             session.first_call = time.perf_counter()
-        adapter = self._adapters.get(name)
-        if adapter is None:
-            return
-        where = (name, said.branch or LONE_BRANCH)
-        grid = adapter.grid(transformer.config, latent)
-        _stand_in(transformer, adapter).call = Call(session, where, step, grid)
+        where, adapter = Where(name, step.branch), self._adapters.get(name)
+        if session.policy.site is Site.OUTPUT:
+            noisy = noisy_part(transformer.config, latent)
+            call = Call(session, where, step, latent_grid(noisy))
+            blocks = len(_stand_in(transformer, adapter).blocks) if adapter else 0
+            wrap = tupled if kwargs.get("return_dict") is False else Transformer2DModelOutput
+            out = denoise(call, noisy, blocks, self.store, proceed, wrap)
+        else:
+            if adapter is not None:
+                grid = adapter.grid(transformer.config, latent)
+                _stand_in(transformer, adapter).call = Call(session, where, step, grid)
+            out = proceed()
+        session.stats.measure(session.first_call, latent.device)
+        return out
 
     def _session(self) -> Session:
         opened = self._opened.get()

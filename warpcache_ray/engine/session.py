@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from torch import Tensor
 
 from warpcache_ray.core.policy import Policy
-from warpcache_ray.core.types import BranchState
+from warpcache_ray.core.types import BranchState, Outcome, Step, Where
 from warpcache_ray.engine.stats import CacheStats
 from warpcache_ray.policy_spec import describe_policy
 
 DEFAULT_BUDGET = 8 << 30
 
-Where = tuple[str, str]
-"""Transformer's name in the pipeline, and branch."""
-
 
 @dataclass(slots=True, eq=False)
 class Session:
-    """One request's policy, branch states and statistics."""
+    """One request's policy, branch states and statistics. `outcomes` and `memos` are by transformer."""
 
     policy: Policy
     states: dict[Where, BranchState] = field(default_factory=dict)
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
+    memos: dict[str, Any] = field(default_factory=dict)
     stats: CacheStats = field(init=False)
     first_call: float | None = None
     """When its first denoiser call began (time.perf_counter)."""
@@ -38,10 +38,25 @@ class Session:
             return BranchState()
         return state
 
+    def informed(self, where: Where, like: Tensor, step: Step) -> BranchState:
+        """The branch's state with what the policy may know of the other branches."""
+        peer = self.outcomes.get(where.transformer)
+        if peer is not None and (peer.step.index != step.index or peer.step.branch == where.branch):
+            peer = None
+        memo = self.memos.get(where.transformer)
+        return replace(self.state(where, like), peer=peer, memo=memo)
+
+    def clear(self) -> None:
+        """Forgets all but the statistics."""
+        self.states.clear()
+        self.outcomes.clear()
+        self.memos.clear()
+
     @property
     def nbytes(self) -> int:
         """Bytes held."""
-        return sum(state.nbytes for state in self.states.values())
+        kept = sum(state.nbytes for state in self.states.values())
+        return kept + sum(outcome.residual.nbytes for outcome in self.outcomes.values())
 
 
 @dataclass(slots=True)
@@ -54,7 +69,7 @@ class SessionStore:
 
     def commit(self, session: Session, where: Where, state: BranchState) -> None:
         """Replaces one branch's state, then evicts until the budget holds (the committing session last)."""
-        session.states[where] = state
+        session.states[where] = replace(state, peer=None, memo=None)
         self.sessions[id(session)] = session
         self.sessions.move_to_end(id(session))
         total = self.nbytes
@@ -71,7 +86,7 @@ class SessionStore:
 
     def drop(self, session: Session) -> None:
         """Forgets a session's states."""
-        session.states.clear()
+        session.clear()
         session.stats.cache_bytes = 0
         self.sessions.pop(id(session), None)
 

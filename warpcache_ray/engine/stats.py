@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from warpcache_ray.core.types import Action, Decision, Operator, Step
+from warpcache_ray.core.types import Action, Decision, Operator, Step, Where
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +22,7 @@ class Record:
     decision: Decision
     blocks_run: int
     blocks_skipped: int
+    layer: int | None = None
 
 
 @dataclass(slots=True)
@@ -36,11 +37,10 @@ class CacheStats:
     peak_cache_bytes: int = 0
     peak_memory_bytes: int = 0
 
-    def add(
-        self, step: Step, where: tuple[str, str], decision: Decision, run: int, skipped: int
-    ) -> None:
+    def add(self, step: Step, where: Where, decision: Decision, run: int, skipped: int) -> None:
         """Notes one decision."""
-        self.records.append(Record(step.index, *where, decision, run, skipped))
+        transformer, branch, layer = where
+        self.records.append(Record(step.index, transformer, branch, decision, run, skipped, layer))
 
     def measure(self, began: float | None, device: torch.device) -> None:
         """Notes time since `began` (perf_counter) and the peak of the device's (on CPU the process's) memory."""
@@ -127,5 +127,6 @@ class CacheStats:
         branches: dict[str, list[dict[str, Any]]] = {}
         for r in self.records:
             row = {"step": r.step, **asdict(r.decision)}
-            branches.setdefault(f"{r.transformer}.{r.branch}", []).append(row)
+            name = f"{r.transformer}.{r.branch}"
+            branches.setdefault(name if r.layer is None else f"{name}.{r.layer}", []).append(row)
         return {"policy": self.policy, **self.summary(), "branches": branches}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -23,7 +24,7 @@ class Announcement:
 
 
 class Observer(Protocol):
-    """Whom to tell of a transformer's calls."""
+    """Whom to ask at a transformer's calls."""
 
     def called(
         self,
@@ -31,8 +32,9 @@ class Observer(Protocol):
         said: Announcement,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-    ) -> None:
-        """Before each forward."""
+        proceed: Callable[[], Any],
+    ) -> Any:
+        """In place of each forward; `proceed` runs it."""
         ...
 
     def ended(self) -> None:
@@ -49,11 +51,11 @@ class _CallHook(ModelHook):  # type: ignore[misc]
         # diffusers finds this attribute by its type and sets the context of each `cache_context` in it.
         self.contexts = StateManager(BaseState)
 
-    def pre_forward(
-        self, module: nn.Module, *args: Any, **kwargs: Any
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        self.observer.called(module, self._announcement(), args, kwargs)
-        return args, kwargs
+    def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        def proceed() -> Any:
+            return self.fn_ref.original_forward(*args, **kwargs)
+
+        return self.observer.called(module, self._announcement(), args, kwargs, proceed)
 
     def reset_state(self, module: nn.Module) -> nn.Module:
         self.contexts.reset()
