@@ -1,11 +1,18 @@
 import dataclasses
+import json
 
 import pytest
 
 from warpcache_ray.core.policies import POLICIES
 from warpcache_ray.core.policies.interval import Interval
 from warpcache_ray.errors import InvalidPolicy
-from warpcache_ray.policy_spec import describe_policy, parameters_of, parse_policy
+from warpcache_ray.policy_spec import (
+    describe_policy,
+    load_policy,
+    parameters_of,
+    parse_policy,
+    save_policy,
+)
 
 
 @pytest.mark.parametrize("name", POLICIES)
@@ -69,6 +76,29 @@ def test_unknown_parameters(spec):
         ("worldcache", "threshold", float("nan"), "finite"),
         ("worldcache", "max_gain", 0.0, "above 0"),
         ("worldcache", "cfc", "perhaps", "boolean"),
+        ("warpcache", "base_threshold", 0.0, "above 0"),
+        ("warpcache", "warp_threshold", 0.5, "in 0 to base_threshold, 0.12"),
+        ("warpcache", "metric", "l3", "'cosine' or 'l2'"),
+        ("warpcache", "motion_scale", -1.0, "0 or more"),
+        ("warpcache", "probe_depth", 1, "0"),
+        ("dicache", "threshold", 0.0, "above 0"),
+        ("dicache", "gains", (2.0, 1.0), "0 <= low <= high"),
+        ("dicache", "retention", 1.5, "in 0 to 1"),
+        ("teacache", "threshold", 0.0, "above 0"),
+        ("teacache", "coefficients", (1.0, 2.0), "five numbers"),
+        ("easycache", "threshold", -1.0, "above 0"),
+        ("easycache", "space", "latent", "'residual' or 'velocity'"),
+        ("magcache", "ratios", (1.0, 0.0), "above 0"),
+        ("magcache", "threshold", 0.0, "above 0"),
+        ("magcache", "site", "layer", "blocks or output"),
+        ("taylorseer", "order", 3, "0, 1 or 2"),
+        ("taylorseer", "interval", 0, "1 or more"),
+        ("taylorseer", "site", "attention", "'output', 'blocks' or 'layer'"),
+        ("lemica", "schedule", (3, 3), "each above the one before"),
+        ("lemica", "schedule_steps", 0, "above the schedule's last, 0"),
+        ("guidance", "every", 0, "1 or more"),
+        ("guidance", "alpha1", -0.1, "0 or more"),
+        ("guidance", "switch", 1.1, "in 0 to 1"),
     ],
 )
 @pytest.mark.parametrize("made", [False, True], ids=["mapping", "policy"])
@@ -79,3 +109,54 @@ def test_bad_values(name, field, value, allowed, made):
     assert caught.value.param == f"policy.{field}"
     for word in (repr(name), field, repr(value), allowed):
         assert word in caught.value.message
+
+
+@pytest.mark.parametrize("ending", ["json", "yaml", "yml"])
+@pytest.mark.parametrize("name", POLICIES)
+def test_files_read_back(name, ending, tmp_path):
+    """What is saved is loaded again, whatever the policy and the format."""
+    policy, path = POLICIES[name](warmup=4, steps=(2, 9)), tmp_path / f"policy.{ending}"
+    save_policy(policy, path)
+    assert load_policy(path) == policy
+    if ending == "json":
+        assert json.loads(path.read_text())["name"] == name
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("a.json", '{"name": "interval", "every": 0}', ["a.json", "every", "0", "1 or more"]),
+        ("a.yaml", "name: interval\nevry: 2", ["a.yaml", "evry", "it has: warmup"]),
+        ("a.yaml", "name: magic", ["a.yaml", "'magic'", "never, interval"]),
+        ("a.yaml", "- interval", ["a.yaml", "mapping with `name`"]),
+        ("a.json", "name: interval", ["a.json", "can't be read"]),
+        ("a.yaml", "name: [", ["a.yaml", "can't be read"]),
+        ("a.toml", "name = 'interval'", ["a.toml", ".json, .yaml or .yml"]),
+        ("a.json", None, ["a.json", "can't be read"]),
+    ],
+)
+def test_bad_files(name, text, words, tmp_path):
+    """The refusal names the file, and what is wrong in it."""
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    with pytest.raises(InvalidPolicy) as caught:
+        load_policy(tmp_path / name)
+    assert [word for word in words if word not in caught.value.message] == []
+
+
+def test_a_file_may_name_a_policy_alone(tmp_path):
+    """What is left out has its default; a preset is as good as parameters."""
+    (tmp_path / "a.yaml").write_text("easycache")
+    (tmp_path / "b.yaml").write_text("{name: warpcache, preset: fast}")
+    assert load_policy(tmp_path / "a.yaml") == POLICIES["easycache"]()
+    assert load_policy(tmp_path / "b.yaml") == parse_policy("warpcache", preset="fast")
+
+
+@pytest.mark.parametrize(
+    ("name", "preset", "known"),
+    [("warpcache", "slow", "fast, balanced, quality"), ("interval", "fast", "none")],
+)
+def test_unknown_presets(name, preset, known):
+    """The refusal lists those that the policy has."""
+    with pytest.raises(InvalidPolicy, match=f"preset: '{preset}' is not allowed; .*: {known}"):
+        parse_policy(name, preset=preset)

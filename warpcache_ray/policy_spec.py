@@ -1,12 +1,16 @@
-"""Policies as users write them: a name, or a mapping with `name` and parameters."""
+"""Policies as users write them: a name, or a mapping with `name`, maybe a `preset`, and parameters; in files too."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
+import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from warpcache_ray.core.policies import POLICIES
@@ -17,15 +21,15 @@ PolicySpec = str | Mapping[str, Any] | Policy
 
 
 def parse_policy(spec: PolicySpec, **parameters: Any) -> Policy:
-    """The frozen policy that `spec` (and further `parameters`) describe.
+    """The frozen policy that `spec` (and further `parameters`) describe. A `preset` stands for parameters of its own,
+    which those beside it replace.
 
     Raises:
-        InvalidPolicy: unknown name or field, or a bad value; the message lists what is allowed.
+        InvalidPolicy: unknown name, preset or field, or a bad value; the message lists what is allowed.
     """
     if isinstance(spec, Policy):
-        return (
-            dataclasses.replace(spec, **_validated(type(spec), parameters)) if parameters else spec
-        )
+        kind, parameters = type(spec), _with_preset(type(spec), parameters)
+        return dataclasses.replace(spec, **_validated(kind, parameters)) if parameters else spec
     if isinstance(spec, Mapping):
         named = dict(spec)
         name = named.pop("name", None)
@@ -37,7 +41,40 @@ def parse_policy(spec: PolicySpec, **parameters: Any) -> Policy:
             f"policy {name!r} is unknown; there are: {', '.join(POLICIES)}", "policy"
         )
     kind = POLICIES[name]
-    return kind(**_validated(kind, parameters))
+    return kind(**_validated(kind, _with_preset(kind, parameters)))
+
+
+def load_policy(path: str | Path) -> Policy:
+    """The policy in a `.json`, `.yaml` or `.yml` file; what it leaves out has its default.
+
+    Raises:
+        InvalidPolicy: no such file, another ending, not of its format, or no valid policy.
+    """
+    path = Path(path)
+    read, _ = _format(path)
+    try:
+        spec = read(path.read_text())
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise InvalidPolicy(f"{path}: can't be read: {error}", "policy") from error
+    if not isinstance(spec, (str, Mapping)):
+        raise InvalidPolicy(
+            f"{path}: must hold a policy's name, or a mapping with `name`", "policy"
+        )
+    try:
+        return parse_policy(spec)
+    except InvalidPolicy as error:
+        raise InvalidPolicy(f"{path}: {error.message}", error.param) from error
+
+
+def save_policy(policy: Policy, path: str | Path) -> None:
+    """Writes all parameters, as JSON or YAML by the file's ending; `load_policy` reads them back.
+
+    Raises:
+        InvalidPolicy: another ending.
+    """
+    _, write = _format(Path(path))
+    # By way of JSON, so that tuples and enumerations are plain in YAML too.
+    Path(path).write_text(write(json.loads(json.dumps(describe_policy(policy)))))
 
 
 def describe_policy(policy: Policy) -> dict[str, Any]:
@@ -45,9 +82,41 @@ def describe_policy(policy: Policy) -> dict[str, Any]:
     return {"name": policy.name, **dataclasses.asdict(policy)}
 
 
+def summarize_policy(policy: Policy) -> dict[str, Any]:
+    """Name and parameters for records; measurements that a policy carries are named by a digest."""
+    described = describe_policy(policy)
+    for field, value in described.items():
+        if isinstance(value, dict):
+            text = json.dumps(value, sort_keys=True).encode()
+            described[field] = f"sha256:{hashlib.sha256(text).hexdigest()[:16]}"
+    return described
+
+
 def parameters_of(kind: type[Policy]) -> list[str]:
     """The names of a policy's parameters."""
     return [field.name for field in dataclasses.fields(kind)]
+
+
+def _format(path: Path) -> tuple[Callable[[str], Any], Callable[[Any], str]]:
+    if path.suffix == ".json":
+        return json.loads, lambda described: json.dumps(described, indent=2) + "\n"
+    if path.suffix in (".yaml", ".yml"):
+        return yaml.safe_load, lambda described: str(yaml.safe_dump(described, sort_keys=False))
+    raise InvalidPolicy(f"{path}: must end in .json, .yaml or .yml", "policy")
+
+
+def _with_preset(kind: type[Policy], parameters: dict[str, Any]) -> dict[str, Any]:
+    if "preset" not in parameters:
+        return parameters
+    rest = dict(parameters)
+    preset = rest.pop("preset")
+    if not isinstance(preset, str) or preset not in kind.presets:
+        known = ", ".join(kind.presets) or "none"
+        raise InvalidPolicy(
+            f"policy {kind.name!r}: preset: {preset!r} is not allowed; there are: {known}",
+            "policy.preset",
+        )
+    return {**kind.presets[preset], **rest}
 
 
 def _validated(kind: type[Policy], parameters: dict[str, Any]) -> dict[str, Any]:

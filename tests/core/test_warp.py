@@ -76,3 +76,20 @@ def test_dtype_is_kept():
     """Half-precision features are warped in their own dtype."""
     tokens = _waves(0, 0).bfloat16()
     assert warp_tokens(tokens, estimate_flow(tokens, tokens, GRID, 0.5), GRID).dtype == tokens.dtype
+
+
+@pytest.mark.parametrize("shift", [(4.0, 0.0), (-3.0, 3.0)])
+def test_flow_of_several_tokens(shift):
+    """Coarse levels see a move that is too long for the window of the full size."""
+    grid = Grid(1, 48, 64)
+    y, x = torch.meshgrid(torch.arange(grid.rows), torch.arange(grid.columns), indexing="ij")
+
+    def pattern(dx, dy):
+        waves = torch.sin(0.15 * (x - dx)) * torch.cos(0.2 * (y - dy)) + torch.sin(
+            0.1 * (x - dx + y - dy)
+        )
+        return waves.reshape(1, -1, 1)
+
+    flow = estimate_flow(pattern(0, 0), pattern(*shift), grid, 0.5)
+    inside = flow[..., 8:-8, 8:-8].mean((0, 2, 3))
+    torch.testing.assert_close(inside, torch.tensor(shift), atol=0.3, rtol=0)

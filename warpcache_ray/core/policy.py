@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from warpcache_ray.core.types import (
@@ -13,6 +16,7 @@ from warpcache_ray.core.types import (
     Site,
     Snapshot,
     Step,
+    Trail,
 )
 
 # Policies are named and checked in processes that never compute (ingress, command line), so torch stays out of
@@ -40,7 +44,7 @@ class Reading:
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
-    """Base of all policies, and the parameters they share.
+    """Base of all policies, and the parameters they share. `presets` are parameters under a name.
 
     `warmup` and `cooldown` steps at the two ends always recompute, as do those outside `steps` (first, end); at
     most `max_skips` skips stand in a row. Only the blocks in `blocks` (first, end) are skipped, and of these the
@@ -48,9 +52,7 @@ class Policy:
     """
 
     name: ClassVar[str]
-    window: ClassVar[int] = 1
-    """Snapshots to keep: 0, 1 or 2."""
-    site: ClassVar[Site] = Site.BLOCKS
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     warmup: int = 1
     cooldown: int = 1
@@ -70,6 +72,16 @@ class Policy:
             fine = first >= 0 and (end is None or end > first)
             require(fine, field, [first, end], "[first, end] with 0 <= first < end, or end null")
 
+    @property
+    def window(self) -> int:
+        """Snapshots to keep, 0 to 3; a constant, or what the parameters ask for."""
+        return 1
+
+    @property
+    def site(self) -> Site:
+        """Where it intervenes; a constant, or a parameter."""
+        return Site.BLOCKS
+
     def block_range(self, count: int) -> tuple[int, int, int]:
         """(first, probe's end, end) of the blocks that this policy cares for, in a stack of `count`.
 
@@ -83,6 +95,10 @@ class Policy:
             allowed = f"ranges that leave a block to skip; blocks {[first, end]} of {count}"
             require(probe_end < end, "probe_depth", self.probe_depth, allowed)
         return min(first, end), min(probe_end, end), end
+
+    def misfit(self, features: Features) -> str | None:
+        """Site `output`: why these features have to be computed in full, if they do."""
+        return None
 
     def measure(self, state: BranchState, features: Features) -> Measured | None:
         """What the decision needs to know of the features; None if nothing."""
@@ -107,10 +123,30 @@ class Policy:
         """The memo after a recompute that gave `residual`; `state` is the one before it."""
         return state.memo
 
+    def deliver(self, state: BranchState, step: Step, residual: Tensor) -> Tensor:
+        """Site `output`: what the solver is given for a recompute; `state` has the memo after it."""
+        return residual
+
+    def trail(
+        self,
+        state: BranchState,
+        step: Step,
+        features: Features,
+        reading: Reading,
+        decision: Decision,
+    ) -> Trail | None:
+        """What the branch takes on to its next step, whatever was decided at this one; None if nothing."""
+        return None
+
     def forced(self, state: BranchState, step: Step) -> Decision | None:
         """The recompute that this step needs whatever the features are, or None."""
         reason = self._forced_reason(state, step)
         return Decision(Action.RECOMPUTE, reason) if reason else None
+
+    def save(self, path: str | Path) -> None:
+        """Writes name and parameters as JSON; `load_policy` reads them back."""
+        described = {"name": self.name, **asdict(self)}
+        Path(path).write_text(json.dumps(described, separators=(",", ":")) + "\n")
 
     def _forced_reason(self, state: BranchState, step: Step) -> str | None:
         first, end = self.steps
@@ -131,3 +167,8 @@ def require(fine: bool, field: str, value: object, allowed: str) -> None:
     """ValueError that names field, value and what is allowed, unless `fine`."""
     if not fine:
         raise ValueError(f"{field}: {value!r} is not allowed; it must be {allowed}")
+
+
+def in_retention(step: Step, share: float) -> bool:
+    """True in the first `share` of the run, whose length must be known."""
+    return step.total is not None and step.index < int(share * step.total)

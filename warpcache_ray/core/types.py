@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -57,11 +58,12 @@ class Where(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """The run that a step belongs to: noise levels of all its steps and the final one, solver, guidance scale."""
+    """The run that a step belongs to: noise levels of all its steps and the final one, guidance scale, and the weight
+    of each step's output in the final latent (None where the solver isn't linear)."""
 
     sigmas: tuple[float, ...]
-    solver: str = ""
     guidance: float | None = None
+    weights: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,20 +118,39 @@ class Snapshot:
     input: Tensor | None = None
     probe: Tensor | None = None
     probe_residual: Tensor | None = None
+    delivered: Tensor | None = None
+    """What the solver was given, where that isn't the residual."""
+    peer: Tensor | None = None
+    """What the branch called before this one gave in the same step."""
     text_residual: Tensor | None = None
     """Change of the text stream, kept where blocks after the skipped ones read it."""
 
     @property
-    def nbytes(self) -> int:
-        """Bytes held; a tensor that stands in two fields counts once."""
-        tensors = (
+    def tensors(self) -> tuple[Tensor | None, ...]:
+        """All that it keeps."""
+        return (
             self.residual,
             self.input,
             self.probe,
             self.probe_residual,
+            self.delivered,
+            self.peer,
             self.text_residual,
         )
-        return sum({t.data_ptr(): t.nbytes for t in tensors if t is not None}.values())
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return _bytes_of(self.tensors)
+
+
+@dataclass(frozen=True, slots=True)
+class Trail:
+    """What a branch takes from step to step, skipped ones too: the drift that each sample has gathered since the last
+    recompute, and what the next step compares itself with."""
+
+    drift: tuple[float, ...] = ()
+    reference: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +164,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class BranchState:
-    """What one branch of one transformer remembers: its last two recomputes and the skips since.
+    """What one branch of one transformer remembers: its last recomputes (up to three) and the skips since.
 
     `peer` is what the branch called before this one gave in the same step, `memo` the policy's own notes, which all
     branches share; both are put in when the state is looked up.
@@ -152,19 +173,41 @@ class BranchState:
     latest: Snapshot | None = None
     previous: Snapshot | None = None
     skips: int = 0
+    older: Snapshot | None = None
+    trail: Trail | None = None
     peer: Outcome | None = None
     memo: Any = None
 
-    def after_skip(self) -> BranchState:
-        """The state after one more skip."""
-        return replace(self, skips=self.skips + 1)
+    @property
+    def snapshots(self) -> tuple[Snapshot, ...]:
+        """The last recomputes, the latest first."""
+        return tuple(s for s in (self.latest, self.previous, self.older) if s is not None)
 
-    def after_recompute(self, snapshot: Snapshot, window: int) -> BranchState:
+    @property
+    def index(self) -> int:
+        """Index of the step at hand, counted on from the latest recompute."""
+        assert self.latest is not None
+        return self.latest.step.index + self.skips + 1
+
+    def after_skip(self, trail: Trail | None = None) -> BranchState:
+        """The state after one more skip."""
+        return replace(self, skips=self.skips + 1, trail=trail)
+
+    def after_recompute(
+        self, snapshot: Snapshot, window: int, trail: Trail | None = None
+    ) -> BranchState:
         """The state after a recompute, keeping at most `window` snapshots."""
-        previous = self.latest if window > 1 else None
-        return BranchState(snapshot if window else None, previous)
+        latest, previous, older = ((snapshot, self.latest, self.previous)[:window] + (None,) * 3)[
+            :3
+        ]
+        return BranchState(latest, previous, older=older, trail=trail)
 
     @property
     def nbytes(self) -> int:
-        """Bytes held by both snapshots."""
-        return sum(s.nbytes for s in (self.latest, self.previous) if s is not None)
+        """Bytes held by snapshots and trail; a tensor that stands in two places counts once."""
+        kept = [t for snapshot in self.snapshots for t in snapshot.tensors]
+        return _bytes_of([*kept, self.trail.reference if self.trail else None])
+
+
+def _bytes_of(tensors: Iterable[Tensor | None]) -> int:
+    return sum({t.data_ptr(): t.nbytes for t in tensors if t is not None}.values())

@@ -9,6 +9,7 @@ from torch import Tensor
 from warpcache_ray.core.types import Grid
 
 _WINDOW = 5
+_LEVELS = 4
 _SOBEL = ((1.0, 0.0, -1.0), (2.0, 0.0, -2.0), (1.0, 0.0, -1.0))
 
 
@@ -60,16 +61,33 @@ def move(maps: Tensor, flow: Tensor) -> Tensor:
 def estimate_flow(previous: Tensor, current: Tensor, grid: Grid, scale: float) -> Tensor:
     """(batch·frames, 2, rows, columns) flow in tokens from `previous` to `current` (batch, tokens, channels).
 
-    Channel means are compared coarse to fine: first at `scale` of the grid's size, then at the full size on what
-    the coarse flow leaves.
+    Channel means are compared coarse to fine, each level `scale` of the next one's size: every level adds to what the
+    coarser ones found, so that moves of several tokens are followed as long as the coarsest sees about one.
     """
     before, after = (to_maps(t.float().mean(-1, keepdim=True), grid) for t in (previous, current))
-    size = (max(4, round(grid.rows * scale)), max(4, round(grid.columns * scale)))
-    coarse = lucas_kanade(*(F.interpolate(m, size=size, mode="area") for m in (before, after)))
-    ratio = torch.tensor([grid.columns / size[1], grid.rows / size[0]], device=coarse.device)
-    flow = F.interpolate(coarse, size=(grid.rows, grid.columns), mode="bilinear")
-    flow = flow * ratio.view(1, 2, 1, 1)
-    return flow + lucas_kanade(move(before, flow), after)
+    sizes = _pyramid(grid, scale)
+    flow = before.new_zeros(before.shape[0], 2, *sizes[-1])
+    for size in reversed(sizes):
+        coarse = [F.interpolate(maps, size=size, mode="area") for maps in (before, after)]
+        flow = _resized(flow, size)
+        flow = flow + lucas_kanade(move(coarse[0], flow), coarse[1])
+    return flow
+
+
+def _pyramid(grid: Grid, scale: float) -> list[tuple[int, int]]:
+    """Sizes from fine to coarse: two at least, then as long as the window fits."""
+    sizes = [(grid.rows, grid.columns)]
+    while len(sizes) < 2 or (len(sizes) < _LEVELS and min(sizes[-1]) * scale >= _WINDOW):
+        rows, columns = sizes[-1]
+        sizes.append((max(4, round(rows * scale)), max(4, round(columns * scale))))
+    return sizes
+
+
+def _resized(flow: Tensor, size: tuple[int, int]) -> Tensor:
+    """The flow on another size, in that size's pixels."""
+    rows, columns = flow.shape[-2:]
+    ratio = flow.new_tensor([size[1] / columns, size[0] / rows]).view(1, 2, 1, 1)
+    return F.interpolate(flow, size=size, mode="bilinear") * ratio
 
 
 def warp_tokens(tokens: Tensor, flow: Tensor, grid: Grid) -> Tensor:

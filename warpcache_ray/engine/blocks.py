@@ -74,18 +74,19 @@ class CachedBlocks(nn.Module):
         reading = Reading()
         if decision is None:
             decision, reading = deliberate(policy, state, call.step, features, self.ranks)
+        trail = policy.trail(state, call.step, features, reading, decision)
         if decision.skips:
             assert state.latest is not None
             residual = policy.approximate(state, features, reading, decision)
             stack.skip(start, residual, state.latest.text_residual)
-            state = state.after_skip()
+            state = state.after_skip(trail)
         else:
             stack.run(probe_end, end)
             if policy.window:
                 snapshot = policy.remember(call.step, features, stack.hidden - start.hidden)
                 if self.joint and (end < len(self.blocks) or call.where.layer is not None):
                     snapshot = replace(snapshot, text_residual=stack.text - start.text)
-                state = state.after_recompute(snapshot, policy.window)
+                state = state.after_recompute(snapshot, policy.window, trail)
         skipped = end - probe_end if decision.skips else 0
         # Of the whole stack where it is one site, of one block where each is.
         total = len(self.blocks) if call.where.layer is None else 1

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
 
 from warpcache_ray.core.types import Course, Step
+from warpcache_ray.engine.solver import output_weights
 from warpcache_ray.models.seam import Announcement
 
 LONE_BRANCH = "cond"
@@ -23,6 +24,7 @@ class StepClock:
     runs: int = 0
     _timesteps: Any = None
     _course: Course | None = None
+    _weights: dict[tuple[float, ...], tuple[float, ...] | None] = field(default_factory=dict)
     _value: float | None = None
     _index: int = 0
     _seen: set[str] = field(default_factory=set)
@@ -52,8 +54,10 @@ class StepClock:
         if not hasattr(scheduler, "sigmas"):
             return None
         guidance = getattr(self.pipeline, "guidance_scale", None)
-        sigmas = tuple(float(sigma) for sigma in scheduler.sigmas)
-        return Course(sigmas, type(scheduler).__name__, guidance)
+        course = Course(tuple(float(sigma) for sigma in scheduler.sigmas), guidance)
+        if course.sigmas not in self._weights:
+            self._weights[course.sigmas] = output_weights(scheduler)
+        return replace(course, weights=self._weights[course.sigmas])
 
     def _counted(self, said: Announcement, timestep: Tensor | None) -> Step:
         value = None if timestep is None else float(timestep.flatten()[0])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -85,6 +87,7 @@ class Installation:
             InvalidPolicy: the model has no adapter, or the policy leaves none of its blocks to skip.
         """
         if policy.site is Site.OUTPUT:
+            self._check_model(policy)
             return
         missing = [n for n in self.transformers if n not in self._adapters]
         if missing and policy.window:
@@ -99,6 +102,14 @@ class Installation:
             policy.block_range(self.block_count)
         except ValueError as error:
             raise InvalidPolicy(f"policy {policy.name!r}: {error}", "policy.blocks") from error
+
+    def _check_model(self, policy: Policy) -> None:
+        known, transformer = getattr(policy, "model", None), next(iter(self.transformers.values()))
+        if known is not None and known != fingerprint(transformer):
+            raise InvalidPolicy(
+                f"policy {policy.name!r}: model: calibrated on {known}, this is {fingerprint(transformer)}",
+                "policy.model",
+            )
 
     @contextmanager
     def session(self, policy: Policy) -> Iterator[Session]:
@@ -209,6 +220,14 @@ def find(target: Any) -> Installation | None:
             assert isinstance(observer, Installation)
             return observer
     return None
+
+
+def fingerprint(transformer: nn.Module) -> str:
+    """Class and configuration of a transformer, as policies name the model they were calibrated on."""
+    config: Any = transformer.config
+    settings = {k: v for k, v in config.items() if not k.startswith("_")}
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
+    return f"{type(transformer).__name__}-{digest.hexdigest()[:12]}"
 
 
 def _transformers(target: Any) -> dict[str, nn.Module]:

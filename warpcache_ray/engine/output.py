@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
 from warpcache_ray.core.policy import Reading
-from warpcache_ray.core.types import Features, Grid, Outcome
+from warpcache_ray.core.types import Action, Decision, Features, Grid, Outcome
 from warpcache_ray.engine.call import Call, deliberate
 from warpcache_ray.engine.ranks import OneRank
 from warpcache_ray.engine.session import SessionStore
@@ -31,21 +32,32 @@ def denoise(
     """
     policy, state = call.policy, call.state(latent)
     features = Features(latent, latent, call.grid)
-    decision, reading = policy.forced(state, call.step), Reading()
+    misfit = policy.misfit(features)
+    decision = Decision(Action.RECOMPUTE, misfit) if misfit else policy.forced(state, call.step)
+    reading = Reading()
     if decision is None:
         decision, reading = deliberate(policy, state, call.step, features, OneRank())
+    trail = policy.trail(state, call.step, features, reading, decision)
     if decision.skips:
         residual = policy.approximate(state, features, reading, decision)
         call.session.outcomes[call.where.transformer] = Outcome(call.step, decision, residual)
-        call.commit(store, state.after_skip(), decision, 0, blocks)
+        call.commit(store, state.after_skip(trail), decision, 0, blocks)
         return wrap(residual)
     out = proceed()
-    residual = out[0]
-    name = call.where.transformer
-    call.session.memos[name] = policy.note(state, call.step, residual)
-    call.session.outcomes[name] = Outcome(call.step, decision, residual)
+    residual, name = out[0], call.where.transformer
+    memo = policy.note(state, call.step, residual)
+    delivered = residual
+    if not misfit:
+        delivered = policy.deliver(replace(state, memo=memo), call.step, residual)
     snapshot = policy.remember(call.step, features, residual)
-    call.commit(store, state.after_recompute(snapshot, policy.window), decision, blocks, 0)
+    if delivered is not residual:
+        peer = state.peer.residual if state.peer else None
+        snapshot = replace(snapshot, delivered=delivered, peer=peer)
+        out = wrap(delivered)
+    call.session.memos[name] = memo
+    call.session.outcomes[name] = Outcome(call.step, decision, residual)
+    state = state.after_recompute(snapshot, policy.window, trail)
+    call.commit(store, state, decision, blocks, 0)
     return out
 
 

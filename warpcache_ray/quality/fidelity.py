@@ -9,11 +9,12 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 PSNR_CAP = 99.0
 
 
-def psnr(video: NDArray[np.uint8], reference: NDArray[np.uint8]) -> float:
-    """PSNR in dB over all frames of two (T, H, W, 3) videos, capped at 99 (equal videos)."""
+def psnr(video: NDArray[np.generic], reference: NDArray[np.generic], peak: float = 255.0) -> float:
+    """PSNR in dB over all frames of two videos (T, H, W, 3), or any two arrays whose values span `peak`; capped at 99
+    (equal ones)."""
     if np.array_equal(video, reference):
         return PSNR_CAP
-    return min(PSNR_CAP, float(peak_signal_noise_ratio(reference, video, data_range=255)))
+    return min(PSNR_CAP, float(peak_signal_noise_ratio(reference, video, data_range=peak)))
 
 
 def ssim(video: NDArray[np.uint8], reference: NDArray[np.uint8]) -> float:

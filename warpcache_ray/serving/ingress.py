@@ -18,7 +18,7 @@ from warpcache_ray.config import ServiceConfig
 from warpcache_ray.core.policies import POLICIES
 from warpcache_ray.errors import JobNotReady, Unavailable
 from warpcache_ray.media import MEDIA_TYPES
-from warpcache_ray.policy_spec import describe_policy, parse_policy
+from warpcache_ray.policy_spec import describe_policy, parse_policy, summarize_policy
 from warpcache_ray.serving import coordinator, problems
 from warpcache_ray.serving.lifecycle import TERMINAL, Status
 from warpcache_ray.serving.schemas import GenerateRequest, check_shape
@@ -149,7 +149,7 @@ def _add_descriptions(router: APIRouter, service: Service) -> None:
                 q: describe_policy(service.config.quality_policy(q))
                 for q in ("exact", "high", "balanced", "fast")
             },
-            "policies": {name: describe_policy(kind()) for name, kind in POLICIES.items()},
+            "policies": {name: summarize_policy(kind()) for name, kind in POLICIES.items()},
         }
 
     @router.get("/metrics")
