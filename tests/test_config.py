@@ -6,7 +6,8 @@ import yaml
 
 from warpcache_ray.config import ModelConfig, load_application, parse_config
 from warpcache_ray.core.policies.never import Never
-from warpcache_ray.errors import InvalidConfig
+from warpcache_ray.errors import InvalidConfig, InvalidPolicy
+from warpcache_ray.policy_spec import parse_policy
 
 MODEL = {"path": "x"}
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
@@ -110,3 +111,42 @@ def test_a_model_folder_has_an_index(tmp_path):
     (tmp_path / "model_index.json").write_text("{}")
     assert ModelConfig(str(tmp_path)).folder == tmp_path
     assert ModelConfig("nobody/nothing").folder is None
+
+
+def test_a_policy_may_stand_in_a_file(tmp_path, monkeypatch):
+    """It is read while the configuration is: what goes to the replicas names no file. Parameters beside it win."""
+    (tmp_path / "policy.yaml").write_text("{name: interval, every: 4, warmup: 3}")
+    monkeypatch.chdir(tmp_path)
+    file = {"file": "policy.yaml"}
+    quality = {"high": "never", "balanced": file | {"every": 6}, "fast": "interval"}
+    config = parse_config({"model": MODEL, "policy": file, "quality": quality})
+    (tmp_path / "policy.yaml").unlink()
+    assert (config.default_policy.every, config.default_policy.warmup) == (4, 3)
+    balanced = config.quality_policy("balanced")
+    assert (balanced.every, balanced.warmup) == (6, 3)
+
+
+@pytest.mark.parametrize(
+    ("policy", "told"),
+    [
+        ({"file": "none.yaml"}, "policy = {'file': 'none.yaml'}: none.yaml: can't be read"),
+        ({"file": "a.txt"}, "must end in .json, .yaml or .yml"),
+        ({"file": 5}, "must end in .json, .yaml or .yml"),
+        ({"file": "a.yaml", "evry": 2}, "a.yaml: .*has no parameter 'evry'"),
+        ({"file": "a.yaml", "every": 0}, "every: 0 .*1 or more"),
+    ],
+    ids=str,
+)
+def test_refused_policy_files(policy, told, tmp_path, monkeypatch):
+    """The message names the field, the file, and what is wrong."""
+    (tmp_path / "a.yaml").write_text("interval")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InvalidConfig, match=told) as caught:
+        parse_config({"model": MODEL, "policy": policy})
+    assert caught.value.param == "policy"
+
+
+def test_requests_name_no_files():
+    """Only a configuration may: a client's policy is never a path on the server."""
+    with pytest.raises(InvalidPolicy):
+        parse_policy({"file": "configs/toyworld.yaml"})

@@ -1,4 +1,4 @@
-"""The command line: `warpcache serve | generate | demo | doctor`."""
+"""The command line: `warpcache serve | generate | demo | profile | bench | doctor`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,13 @@ from rich.table import Table
 from warpcache_ray.config import ModelConfig, ServiceConfig, load_application
 from warpcache_ray.errors import InvalidPolicy, InvalidRequest, WarpCacheError
 from warpcache_ray.media import MEDIA_TYPES
-from warpcache_ray.policy_spec import parse_policy
+from warpcache_ray.policy_spec import (
+    POLICY_FILES,
+    check_policy_file,
+    load_policy,
+    parse_policy,
+    save_policy,
+)
 
 if TYPE_CHECKING:
     from warpcache_ray.core.policy import Policy
@@ -65,7 +71,7 @@ def generate(
     ),
     model: Annotated[str, typer.Option(help="Pipeline folder or hub id")] = DEMO_MODEL,
     policy: Annotated[
-        str, typer.Option(help="Name, or YAML such as '{name: interval, every: 3}'")
+        str, typer.Option(help="Name, file, or YAML such as '{name: interval, every: 3}'")
     ] = "worldcache",
     negative_prompt: Annotated[str | None, typer.Option()] = None,
     height: Annotated[int | None, typer.Option(min=16)] = None,
@@ -83,20 +89,22 @@ def generate(
     """Generate a video here, without a server."""
     from warpcache_ray.engine.events import Generation
 
-    demo = model == DEMO_MODEL
+    given = {
+        "height": height,
+        "width": width,
+        "num_frames": num_frames,
+        "guidance_scale": guidance_scale,
+    }
     generation = Generation(
         prompt=prompt,
         seed=secrets.randbelow(2**31) if seed is None else seed,
-        height=height or (64 if demo else None),
-        width=width or (64 if demo else None),
-        num_frames=num_frames or (17 if demo else None),
         num_inference_steps=num_inference_steps,
-        guidance_scale=4.0 if demo and guidance_scale is None else guidance_scale,
         negative_prompt=negative_prompt,
+        **_sampled(model, **given),
     )
     try:
         form = _format(out)
-        chosen = parse_policy(_yaml(policy))
+        chosen = _policy(policy)
         engine = _load(model, dtype, device, threads)
         if compare:
             # The first steps of a process are slow; neither of the two runs is to pay for them.
@@ -148,6 +156,109 @@ def demo(
 
 
 @app.command()
+def profile(
+    model: Annotated[str, typer.Option(help="Pipeline folder or hub id")] = DEMO_MODEL,
+    out: Annotated[Path, typer.Option(help="Policy file: .json, .yaml or .yml")] = Path(
+        "policy.json"
+    ),
+    prompts: Annotated[Path | None, typer.Option(help="One a line; default: a set of ours")] = None,
+    count: Annotated[int, typer.Option(min=1, help="Prompts to run, at most")] = 8,
+    max_calls: Annotated[int | None, typer.Option(min=1, help="Steps to compute, at most")] = None,
+    target_psnr: Annotated[float | None, typer.Option(help="dB against uncached")] = None,
+    steps: Annotated[int, typer.Option(min=1)] = 50,
+    height: Annotated[int | None, typer.Option(min=16)] = None,
+    width: Annotated[int | None, typer.Option(min=16)] = None,
+    num_frames: Annotated[int | None, typer.Option(min=1)] = None,
+    guidance_scale: Annotated[float | None, typer.Option(min=0)] = None,
+    dtype: Annotated[Literal["float32", "bfloat16", "float16"], typer.Option()] = "float32",
+    device: Annotated[Literal["cpu", "cuda"], typer.Option()] = "cpu",
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads")] = 1,
+) -> None:
+    """Calibrate the policy `auto` on a model's own runs, and write it to a file."""
+    try:
+        check_policy_file(out)
+        parse_policy("auto", max_calls=max_calls, target_psnr=target_psnr)
+        given = {
+            "height": height,
+            "width": width,
+            "num_frames": num_frames,
+            "guidance_scale": guidance_scale,
+        }
+        sampled = _sampled(model, **given) | {"num_inference_steps": steps}
+        captions = _captions(model, prompts)[:count]
+        engine = _load(model, dtype, device, threads)
+        # Calibration watches the pipeline itself.
+        engine.installation.remove()
+        from warpcache_ray import tuning
+
+        policy = tuning.profile(
+            engine.pipeline,
+            [{"prompt": caption, **sampled} for caption in captions],
+            max_calls=max_calls,
+            target_psnr=target_psnr,
+        )
+        out.parent.mkdir(parents=True, exist_ok=True)
+        save_policy(policy, out)
+    except WarpCacheError as error:
+        raise _complain(error) from error
+    except ValueError as error:
+        # The pipeline's own checks, before its first step.
+        raise _complain(InvalidRequest(str(error))) from error
+    console.print(f"{out}: {policy.model} at {policy.shape}, level {policy.level}", markup=False)
+
+
+@app.command()
+def bench(
+    out: Annotated[Path, typer.Option(help="Report, without its ending")],
+    model: Annotated[str, typer.Option(help="Pipeline folder or hub id")] = DEMO_MODEL,
+    contenders: Annotated[Path | None, typer.Option(help="Default: the file for the model")] = None,
+    prompts: Annotated[Path | None, typer.Option(help="One a line; the seed counts from 0")] = None,
+    calibration_prompts: Annotated[Path | None, typer.Option(help="None of `prompts`")] = None,
+    work: Annotated[Path, typer.Option(help="Where measurements are kept, to go on from")] = Path(
+        "~/.cache/warpcache-bench"
+    ),
+    count: Annotated[int | None, typer.Option(min=1, help="Prompts to measure on")] = None,
+    timed: Annotated[int, typer.Option(min=0, help="Prompts to measure speed on")] = 8,
+    only: Annotated[str, typer.Option(help="Methods, comma-separated")] = "",
+    redo: Annotated[str, typer.Option(help="Methods to measure again, comma-separated")] = "",
+    workers: Annotated[int, typer.Option(min=1, help="Processes of one thread each")] = 1,
+    quick: Annotated[bool, typer.Option(help="Few prompts and settings: ten minutes")] = False,
+    scan: Annotated[bool, typer.Option(help="Three calibration prompts: choose settings")] = False,
+    size: Annotated[tuple[int, int, int], typer.Option(help="height width frames")] = (64, 64, 17),
+    steps: Annotated[int, typer.Option(min=2)] = 50,
+    guidance_scale: Annotated[float, typer.Option(min=0)] = 4.0,
+    dtype: Annotated[Literal["float32", "bfloat16", "float16"], typer.Option()] = "float32",
+    device: Annotated[Literal["cpu", "cuda"], typer.Option()] = "cpu",
+) -> None:
+    """Measure policies and the peers' own libraries side by side: quality, calls, time."""
+    from warpcache_ray.bench import command
+    from warpcache_ray.bench.conditions import Conditions, fingerprint
+
+    folder = ServiceConfig(ModelConfig(model)).model.folder or model
+    sampled = (*size, steps, guidance_scale, dtype, device)
+    try:
+        request = command.Request(
+            conditions=Conditions(str(folder), fingerprint(str(folder)), *sampled),
+            contenders=contenders or command.contenders_for(model),
+            out=out,
+            work=work.expanduser(),
+            prompts=prompts or command.PROMPTS,
+            calibration_prompts=calibration_prompts or command.CALIBRATION_PROMPTS,
+            count=count,
+            workers=workers,
+            quick=quick,
+            scan=scan,
+            timed=timed,
+            only=_names(only),
+            redo=_names(redo),
+        )
+        report = command.bench(request)
+    except WarpCacheError as error:
+        raise _complain(error) from error
+    console.print(report, markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command()
 def doctor() -> None:
     """Say what is installed and which devices and backends work."""
     from warpcache_ray.doctor import findings
@@ -165,6 +276,34 @@ def doctor() -> None:
 def _complain(error: WarpCacheError) -> typer.Exit:
     complaints.print(f"[red]{error.code}[/red]: {escape(error.message)}", highlight=False)
     return typer.Exit(2)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _sampled(model: str, **given: Any) -> dict[str, Any]:
+    """The pipeline arguments that are given; the demo model has defaults of its own."""
+    defaults = {"height": 64, "width": 64, "num_frames": 17, "guidance_scale": 4.0}
+    chosen = {name: value for name, value in given.items() if value is not None}
+    return {**(defaults if model == DEMO_MODEL else {}), **chosen}
+
+
+def _captions(model: str, prompts: Path | None) -> list[str]:
+    own = "toyworld" if model == DEMO_MODEL else "generic"
+    path = prompts or Path(__file__).parent / "tuning" / "prompts" / f"{own}.txt"
+    try:
+        found = [line.strip() for line in path.read_text().splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        message = f"prompts = {str(path)!r}: can't be read: {error}"
+        raise InvalidRequest(message, "prompts") from error
+    if not found:
+        raise InvalidRequest(f"prompts = {str(path)!r}: must hold one prompt a line", "prompts")
+    return found
+
+
+def _policy(text: str) -> Policy:
+    return load_policy(text) if text.endswith(POLICY_FILES) else parse_policy(_yaml(text))
 
 
 def _yaml(text: str) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
@@ -14,7 +14,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from warpcache_ray.core.policy import Policy
 from warpcache_ray.errors import InvalidConfig, InvalidPolicy
 from warpcache_ray.parallel.layout import Layout
-from warpcache_ray.policy_spec import parse_policy
+from warpcache_ray.policy_spec import describe_policy, load_policy, parse_policy
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 PACKAGE = Path(__file__).parent
@@ -74,7 +74,8 @@ class ModelConfig:
 
 @dataclass(frozen=True, slots=True)
 class ServiceConfig:
-    """One application. `policy` serves requests that ask for nothing, `quality` those that name a quality."""
+    """One application. `policy` serves requests that ask for nothing, `quality` those that name a quality; a policy
+    may be `{file: PATH}`, relative to the working directory as a model's path is, with parameters beside it."""
 
     __pydantic_config__ = _STRICT
 
@@ -114,7 +115,7 @@ class ServiceConfig:
 
 
 def parse_config(args: Mapping[str, Any]) -> ServiceConfig:
-    """The configuration in `args`, all of it checked.
+    """The configuration in `args`, all of it checked; policies in files (of which the replicas know nothing) are read.
 
     Raises:
         InvalidConfig: names the field, its value and what is allowed.
@@ -123,13 +124,9 @@ def parse_config(args: Mapping[str, Any]) -> ServiceConfig:
         config = TypeAdapter(ServiceConfig).validate_python(dict(args))
     except ValidationError as error:
         raise _invalid(error) from error
-    specs: dict[str, Any] = {"policy": config.policy}
-    specs |= {f"quality.{name}": spec for name, spec in config.quality.items()}
-    for where, spec in specs.items():
-        try:
-            parse_policy(spec)
-        except InvalidPolicy as error:
-            raise InvalidConfig(f"{where} = {spec!r}: {error.message}", where) from error
+    policy = _checked("policy", config.policy)
+    quality = {q: _checked(f"quality.{q}", spec) for q, spec in config.quality.items()}
+    config = replace(config, policy=policy, quality=quality)
     missing = [q for q in ("high", "balanced", "fast") if q not in config.quality]
     if missing:
         raise InvalidConfig(
@@ -153,6 +150,17 @@ def load_application(path: str | Path) -> ServiceConfig:
         message = f"config = {str(path)!r}: not a Serve file with applications[0].args ({error})"
         raise InvalidConfig(message, "config") from error
     return parse_config(args)
+
+
+def _checked(where: str, spec: str | dict[str, Any]) -> str | dict[str, Any]:
+    try:
+        if isinstance(spec, str) or "file" not in spec:
+            parse_policy(spec)
+            return spec
+        rest = {name: value for name, value in spec.items() if name != "file"}
+        return describe_policy(load_policy(Path(str(spec["file"])).expanduser(), **rest))
+    except InvalidPolicy as error:
+        raise InvalidConfig(f"{where} = {spec!r}: {error.message}", where) from error
 
 
 def _invalid(error: ValidationError) -> InvalidConfig:

@@ -18,6 +18,7 @@ from warpcache_ray.core.policy import Policy
 from warpcache_ray.errors import InvalidPolicy
 
 PolicySpec = str | Mapping[str, Any] | Policy
+POLICY_FILES = (".json", ".yaml", ".yml")
 
 
 def parse_policy(spec: PolicySpec, **parameters: Any) -> Policy:
@@ -44,8 +45,8 @@ def parse_policy(spec: PolicySpec, **parameters: Any) -> Policy:
     return kind(**_validated(kind, _with_preset(kind, parameters)))
 
 
-def load_policy(path: str | Path) -> Policy:
-    """The policy in a `.json`, `.yaml` or `.yml` file; what it leaves out has its default.
+def load_policy(path: str | Path, **parameters: Any) -> Policy:
+    """The policy in a `.json`, `.yaml` or `.yml` file, with further `parameters`; what both leave out has its default.
 
     Raises:
         InvalidPolicy: no such file, another ending, not of its format, or no valid policy.
@@ -61,7 +62,7 @@ def load_policy(path: str | Path) -> Policy:
             f"{path}: must hold a policy's name, or a mapping with `name`", "policy"
         )
     try:
-        return parse_policy(spec)
+        return parse_policy(parse_policy(spec), **parameters)
     except InvalidPolicy as error:
         raise InvalidPolicy(f"{path}: {error.message}", error.param) from error
 
@@ -82,9 +83,10 @@ def describe_policy(policy: Policy) -> dict[str, Any]:
     return {"name": policy.name, **dataclasses.asdict(policy)}
 
 
-def summarize_policy(policy: Policy) -> dict[str, Any]:
-    """Name and parameters for records; measurements that a policy carries are named by a digest."""
-    described = describe_policy(policy)
+def summarize_policy(policy: Policy | Mapping[str, Any]) -> dict[str, Any]:
+    """Name and parameters (or those of a description) for records; measurements that a policy carries are named by a
+    digest."""
+    described = dict(policy) if isinstance(policy, Mapping) else describe_policy(policy)
     for field, value in described.items():
         if isinstance(value, dict):
             text = json.dumps(value, sort_keys=True).encode()
@@ -95,6 +97,15 @@ def summarize_policy(policy: Policy) -> dict[str, Any]:
 def parameters_of(kind: type[Policy]) -> list[str]:
     """The names of a policy's parameters."""
     return [field.name for field in dataclasses.fields(kind)]
+
+
+def check_policy_file(path: str | Path) -> None:
+    """Refuses a name that `save_policy` would refuse.
+
+    Raises:
+        InvalidPolicy: another ending.
+    """
+    _format(Path(path))
 
 
 def _format(path: Path) -> tuple[Callable[[str], Any], Callable[[Any], str]]:

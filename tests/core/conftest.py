@@ -13,6 +13,7 @@ from warpcache_ray.core.policy import Measured, Policy, Reading
 from warpcache_ray.core.types import (
     Action,
     BranchState,
+    Course,
     Decision,
     Features,
     Grid,
@@ -54,8 +55,10 @@ def _run(
 ) -> list[tuple[Decision, Tensor]]:
     state, memo, outcomes = BranchState(), None, []
     total = total or len(moments)
+    levels = tuple(1 - index / total for index in range(total + 1))
+    course = Course(levels, None, (-1 / total,) * total)
     for index, (features, residual) in enumerate(moments):
-        step = Step(index, total)
+        step = Step(index, total, levels[index], course=course)
         other = peer if peer is None else Outcome(step, Decision(Action.RECOMPUTE, "test"), peer)
         state = replace(state, peer=other, memo=memo)
         decision, reading = policy.forced(state, step), Reading()
@@ -95,8 +98,8 @@ def make_state() -> Callable[..., BranchState]:
 
 @pytest.fixture
 def play() -> Callable[..., list[tuple[Decision, Tensor]]]:
-    """`play(policy, [(features, residual), ...], total, peer)`: decision and outcome of each step of a run, as one
-    rank's engine makes it; `peer` is what the branch before gives in every step."""
+    """`play(policy, [(features, residual), ...], total, peer)`: decision and outcome of each step of an Euler run, as
+    one rank's engine makes it; `peer` is what the branch before gives in every step."""
     return _run
 
 

@@ -55,3 +55,10 @@ def test_bare_transformer_counts_timesteps() -> None:
     assert [tick("cond", 600), tick("uncond", 600)] == [(1, 1), (1, 1)]
     assert tick("cond", 900) == (0, 2)
     assert tick("cond", 900) == (0, 3)
+
+
+def test_a_run_from_the_middle_of_the_schedule_has_no_course() -> None:
+    """Its steps count from where it began, the schedule's from its start: what is planned would be another run."""
+    clock = StepClock(SimpleNamespace(scheduler=scheduler(10)))
+    assert clock.tick(Announcement("cond", 0, 10), None).course is not None
+    assert clock.tick(Announcement("cond", 0, 6), None).course is None

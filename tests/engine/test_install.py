@@ -28,6 +28,7 @@ EAGER: dict[str, dict[str, Any]] = {
     "taylorseer": {"interval": 3},
     "lemica": {"schedule": (0, 2, 4)},
     "guidance": {"every": 3, "retention": 0.2},
+    "auto": {"max_calls": 3},
 }
 """Each policy with parameters under which it skips as often as it may."""
 

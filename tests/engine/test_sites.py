@@ -28,6 +28,7 @@ TRAILS = {
     "dicache": {"name": "dicache", "threshold": 10.0, "retention": 0.3},
     "easycache": {"name": "easycache", "threshold": 10.0, "warmup": 2},
 }
+AUTO = {"name": "auto", "max_calls": 3}
 
 
 @pytest.fixture
@@ -104,7 +105,7 @@ def test_a_call_that_raises_changes_no_state(pipe: Any, latents: Run, site: Site
     assert session.nbytes == installation.store.nbytes == 0
 
 
-@pytest.mark.parametrize("spec", [*SITES.values(), *TRAILS.values()], ids=str)
+@pytest.mark.parametrize("spec", [*SITES.values(), *TRAILS.values(), AUTO], ids=str)
 def test_a_run_after_a_failure_is_as_any(pipe: Any, latents: Run, spec: dict[str, Any]) -> None:
     """Half a run leaves nothing for the next session."""
     installation = _installed(pipe, spec)

@@ -57,6 +57,15 @@ def _sample(hub: Coordinator, name: str, **labels: str) -> float | None:
     return hub.metrics.registry.get_sample_value(name, labels)
 
 
+async def test_measurements_of_a_policy_go_to_the_replica_alone(hub):
+    """An attempt has the policy as it was submitted, a record a digest of what was measured for it."""
+    policy = {"name": "auto", "gram": {"sigmas": [1.0], "products": [2.0], "branches": ["cond"]}}
+    record = await hub.submit({"prompt": "a"}, policy)
+    assert record["policy"]["gram"].startswith("sha256:")
+    attempt = await hub.claim("replica_1", INFO, SOON)
+    assert attempt["policy"] == policy
+
+
 async def test_a_job_from_submission_to_video(hub):
     """Queued, claimed with its request and policy, reported, finished; its video's place is told apart."""
     job_id = await _submit(hub)

@@ -6,6 +6,7 @@ From them the error of any schedule with any linear forecast follows without run
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -36,6 +37,7 @@ class Gram:
         require(count == wanted, "products", count, f"{wanted} numbers for this many steps")
         fine = all(a > b for a, b in zip(self.sigmas, self.sigmas[1:], strict=False))
         require(fine, "sigmas", self.sigmas, "falling")
+        require(all(map(math.isfinite, self.products)), "products", "nan or inf", "finite numbers")
         require(self.branches in (FORWARD, GUIDED), "branches", self.branches, "cond, or both")
 
     @staticmethod

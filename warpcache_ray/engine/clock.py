@@ -23,17 +23,22 @@ class StepClock:
     pipeline: Any | None = None
     runs: int = 0
     _timesteps: Any = None
+    _solver: Any = None
     _course: Course | None = None
     _weights: dict[tuple[float, ...], tuple[float, ...] | None] = field(default_factory=dict)
     _value: float | None = None
     _index: int = 0
     _seen: set[str] = field(default_factory=set)
 
-    def tick(self, said: Announcement, timestep: Tensor | None) -> Step:
-        """The step of the call that begins now."""
+    def tick(self, said: Announcement, timestep: Tensor | None, second: bool = False) -> Step:
+        """The step of the call that begins now; `second`: a call of the pipeline's second transformer."""
         if self.pipeline is None:
             return self._counted(said, timestep)
-        return self._scheduled(said, self.pipeline.scheduler)
+        step = self._scheduled(said, self.pipeline.scheduler)
+        scale = getattr(self.pipeline, "_guidance_scale_2", None) if second else None
+        if scale is None or step.course is None or step.course.guidance is None:
+            return step
+        return replace(step, course=replace(step.course, guidance=scale))
 
     def _scheduled(self, said: Announcement, scheduler: Any) -> Step:
         # Every pipeline call sets its timesteps anew, so another tensor is another run.
@@ -48,13 +53,20 @@ class StepClock:
         if sigma is None and hasattr(scheduler, "sigmas"):
             sigma = float(scheduler.sigmas[index])
         total = said.total or len(scheduler.timesteps)
-        return Step(index, total, sigma, said.branch or LONE_BRANCH, self._course)
+        # A run that takes up the schedule in its middle counts its steps from there.
+        course = self._course if total == len(scheduler.timesteps) else None
+        return Step(index, total, sigma, said.branch or LONE_BRANCH, course)
 
     def _read_course(self, scheduler: Any) -> Course | None:
         if not hasattr(scheduler, "sigmas"):
             return None
-        guidance = getattr(self.pipeline, "guidance_scale", None)
-        course = Course(tuple(float(sigma) for sigma in scheduler.sigmas), guidance)
+        # Models with distilled guidance have a scale too, but no second branch that it weighs.
+        guided = getattr(self.pipeline, "do_classifier_free_guidance", False)
+        guidance = getattr(self.pipeline, "guidance_scale", None) if guided else None
+        course = Course(tuple(scheduler.sigmas.tolist()), guidance)
+        if self._solver is not scheduler:
+            self._solver = scheduler
+            self._weights.clear()
         if course.sigmas not in self._weights:
             self._weights[course.sigmas] = output_weights(scheduler)
         return replace(course, weights=self._weights[course.sigmas])

@@ -96,17 +96,22 @@ class Engine:
         )
 
     def generate(
-        self, generation: Generation, policy: Policy, on_step: OnStep | None = None
+        self,
+        generation: Generation,
+        policy: Policy,
+        on_step: OnStep | None = None,
+        request: str | None = None,
     ) -> Result:
-        """Runs the unmodified pipeline under `policy`; `on_step` hears of each step and may cancel.
+        """Runs the unmodified pipeline under `policy`; `on_step` hears of each step and may cancel. By `request` the
+        store can be told to forget the run's states.
 
         Raises:
             InvalidRequest: the pipeline refuses a value.
             Cancelled: `on_step` said so; no further step was started.
-            GenerationFailed: the model raised.
+            GenerationFailed: the model raised, or its final latents hold what is no number.
         """
         arguments = self._arguments(generation)
-        with self.installation.session(policy) as session:
+        with self.installation.session(policy, request) as session:
             run = _Run(session)
             arguments["callback_on_step_end"] = self._boundary(run, on_step)
             if torch.cuda.is_available():
@@ -150,6 +155,11 @@ class Engine:
             word = on_step(event) if on_step is not None else Control.CONTINUE
             if self.ranks.broadcast(word) == Control.CANCEL:
                 raise Cancelled(f"cancelled after step {index + 1} of {pipe.num_timesteps}")
+            # Once, at the end: what isn't a number stays none, whatever was skipped since.
+            if index + 1 == pipe.num_timesteps and not run.latents.isfinite().all():
+                raise GenerationFailed(
+                    "the final latents aren't finite: nan or inf in the denoiser's output"
+                )
             return {}
 
         return boundary

@@ -112,14 +112,15 @@ class Installation:
             )
 
     @contextmanager
-    def session(self, policy: Policy) -> Iterator[Session]:
-        """A session for the calls made within; its states are dropped at the end, however it ends.
+    def session(self, policy: Policy, request: str | None = None) -> Iterator[Session]:
+        """A session for the calls made within; its states are dropped at the end, however it ends. By `request` the
+        store can be told to forget them earlier.
 
         Raises:
             InvalidPolicy: see `check`.
         """
         self.check(policy)
-        session = Session(policy)
+        session = Session(policy, request)
         token = self._opened.set(session)
         try:
             yield session
@@ -139,8 +140,8 @@ class Installation:
         """Makes a denoiser call, or what the policy puts in its place."""
         latent = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
         timestep = kwargs["timestep"] if "timestep" in kwargs else args[1]
-        step = self._clock.tick(said, timestep)
         name = self._names[id(transformer)]
+        step = self._clock.tick(said, timestep, second=name == _TRANSFORMERS[1])
         session = self._session()
         if session.first_call is None:
             if latent.is_cuda:

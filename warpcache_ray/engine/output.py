@@ -45,9 +45,9 @@ def denoise(
         return wrap(residual)
     out = proceed()
     residual, name = out[0], call.where.transformer
-    memo = policy.note(state, call.step, residual)
-    delivered = residual
+    memo, delivered = state.memo, residual
     if not misfit:
+        memo = policy.note(state, call.step, residual)
         delivered = policy.deliver(replace(state, memo=memo), call.step, residual)
     snapshot = policy.remember(call.step, features, residual)
     if delivered is not residual:

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from warpcache_ray.core.policy import Policy
-from warpcache_ray.core.types import BranchState, Outcome, Step, Where
+from warpcache_ray.core.types import BranchState, Outcome, Site, Step, Where
 from warpcache_ray.engine.stats import CacheStats
 from warpcache_ray.policy_spec import summarize_policy
 
@@ -42,11 +42,15 @@ class Session:
         self.stats = CacheStats(summarize_policy(self.policy))
 
     def state(self, where: Where, like: Tensor) -> BranchState:
-        """The branch's state, fresh if what it keeps has another shape, dtype or device than `like`."""
+        """The branch's state, fresh if what it keeps has another shape, device or (but at site `output`, where outputs
+        aren't added to inputs, and under autocast differ from them) dtype than `like`."""
         state = self.states.get(where, BranchState())
-        if state.latest is not None and not _alike(state.latest.residual, like):
-            return BranchState()
-        return state
+        if state.latest is None:
+            return state
+        kept = state.latest.residual
+        fits = (kept.shape, kept.device) == (like.shape, like.device)
+        typed = kept.dtype == like.dtype or self.policy.site is Site.OUTPUT
+        return state if fits and typed else BranchState()
 
     def informed(self, where: Where, like: Tensor, step: Step) -> BranchState:
         """The branch's state with what the policy may know of the other branches."""
@@ -188,7 +192,3 @@ class SessionStore:
         self.drop(session)
         if self.on_evict is not None:
             self.on_evict(session, why)
-
-
-def _alike(kept: Tensor, given: Tensor) -> bool:
-    return (kept.shape, kept.dtype, kept.device) == (given.shape, given.dtype, given.device)

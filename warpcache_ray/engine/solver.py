@@ -22,9 +22,11 @@ def output_weights(scheduler: Any) -> tuple[float, ...] | None:
     probe = torch.randn(n, generator=torch.Generator().manual_seed(0))
     outputs = torch.cat((units, probe[None], torch.zeros(1, n)))
     try:
-        finals = _solve(scheduler, outputs)
-    except (TypeError, ValueError, RuntimeError, AttributeError, IndexError):
-        # A solver that can't run on bare numbers can't be foreseen either.
+        # Solvers with noise of their own draw it from the global generator, which is the user's.
+        with torch.random.fork_rng(devices=[]):
+            finals = _solve(scheduler, outputs)
+    except Exception:
+        # A solver that can't run on bare numbers can't be foreseen either, whatever it raises.
         return None
     weights, mixed, still = finals[:n], finals[n], finals[n + 1]
     agree = torch.allclose(probe.double() @ weights, mixed, atol=_TOLERANCE)
@@ -34,6 +36,8 @@ def output_weights(scheduler: Any) -> tuple[float, ...] | None:
 
 def _solve(scheduler: Any, outputs: Tensor) -> Tensor:
     solver = copy.deepcopy(scheduler)
+    # Some keep their noise levels on the device of the run.
+    solver.sigmas, solver.timesteps = solver.sigmas.cpu(), solver.timesteps.cpu()
     solver.set_begin_index(0)
     solver._step_index = None
     latent = torch.zeros(len(outputs), 1, 1, 1)

@@ -144,9 +144,9 @@ def _add_descriptions(router: APIRouter, service: Service) -> None:
     async def policies() -> dict[str, Any]:
         """Every policy with its parameters' defaults, and what each quality stands for."""
         return {
-            "default": describe_policy(service.config.default_policy),
+            "default": summarize_policy(service.config.default_policy),
             "qualities": {
-                q: describe_policy(service.config.quality_policy(q))
+                q: summarize_policy(service.config.quality_policy(q))
                 for q in ("exact", "high", "balanced", "fast")
             },
             "policies": {name: summarize_policy(kind()) for name, kind in POLICIES.items()},

@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import Any
 
 from warpcache_ray.errors import Cancelled, WarpCacheError, WorkerLost
+from warpcache_ray.policy_spec import summarize_policy
 
 
 class Status(StrEnum):
@@ -64,10 +65,11 @@ class Job:
         return self.step / self.total_steps if self.total_steps else 0.0
 
     def to_dict(self) -> dict[str, Any]:
-        """The record as it leaves the service; the video's place on disk stays inside."""
+        """The record as it leaves the service; the video's place on disk and the policy's measurements stay inside."""
         record = asdict(self)
         for private in ("seen_at", "cancel_requested"):
             del record[private]
+        record["policy"] = summarize_policy(self.policy)
         record["result"] = {k: v for k, v in self.result.items() if k != "path"}
         return record | {"progress": round(self.progress, 4)}
 

@@ -82,7 +82,10 @@ class Rank:
         fields = {f: request[f] for f in Generation.__slots__ if f in request}
         try:
             result = self.engine.generate(
-                Generation(**fields), parse_policy(attempt["policy"]), self._on_step
+                Generation(**fields),
+                parse_policy(attempt["policy"]),
+                self._on_step,
+                request=attempt["job_id"],
             )
             return self._publish(attempt, result), None
         except WarpCacheError as error:

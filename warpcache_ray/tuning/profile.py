@@ -16,11 +16,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from warpcache_ray.core.gram import Gram
-from warpcache_ray.core.policies.auto import FEWEST_STEPS, Auto
+from warpcache_ray.core.policies.auto import FEWEST_STEPS, Auto, obstacle
 from warpcache_ray.core.schedule import plan
 from warpcache_ray.core.types import Course
 from warpcache_ray.engine.install import Installation, fingerprint
 from warpcache_ray.errors import InvalidRequest
+from warpcache_ray.policy_spec import parse_policy
 from warpcache_ray.quality.fidelity import psnr
 from warpcache_ray.tuning.record import Recording, record, run
 
@@ -33,6 +34,8 @@ TRIALS = 8
 FEW_CALLS = 0.16
 MANY_CALLS = 0.26
 """Shares of the steps at which the level is measured."""
+TINY = 1e-12
+"""No expected error is less."""
 
 
 def profile(
@@ -54,10 +57,11 @@ def profile(
     same policy.
 
     Raises:
+        InvalidPolicy: `max_calls` or `target_psnr` out of range, or both given.
         InvalidRequest: no calls, calls that differ in steps, guidance or shape, or a run that can't be planned.
-        ValueError: `max_calls` or `target_psnr` out of range, or both given.
     """
-    wanted = Auto(max_calls=max_calls, target_psnr=target_psnr)
+    wanted = parse_policy(Auto(), max_calls=max_calls, target_psnr=target_psnr)
+    assert isinstance(wanted, Auto)
     if not 0 < share < 1:
         raise InvalidRequest(
             f"share: {share!r} is not allowed; it must be between 0 and 1", "share"
@@ -137,7 +141,8 @@ def _level(
     policy: Auto, qualities: Sequence[float], course: Course, budget: int, quantile: float
 ) -> float:
     expected = _chart(policy, course).rest(None, 0, budget - 1)
-    return round(float(np.quantile(qualities, quantile)) + 10 * math.log10(expected), 2)
+    # A budget of all steps leaves no error.
+    return round(float(np.quantile(qualities, quantile)) + 10 * math.log10(max(expected, TINY)), 2)
 
 
 def _chart(policy: Auto, course: Course) -> Any:
@@ -146,9 +151,9 @@ def _chart(policy: Auto, course: Course) -> Any:
 
 
 def _seeded(call: Mapping[str, Any], seed: int) -> dict[str, Any]:
-    if "generator" in call or "latents" in call:
-        return dict(call)
-    return {**call, "generator": torch.Generator().manual_seed(seed)}
+    if call.get("generator") is None and call.get("latents") is None:
+        return {**call, "generator": torch.Generator().manual_seed(seed)}
+    return dict(call)
 
 
 def _common_course(recordings: Sequence[Recording]) -> Course:
@@ -156,11 +161,14 @@ def _common_course(recordings: Sequence[Recording]) -> Course:
     if len(kinds) > 1:
         raise InvalidRequest("calls: all must have the same steps, guidance and shape", "calls")
     course = recordings[0].course
-    if course is None or course.weights is None or len(course.sigmas) <= FEWEST_STEPS:
+    hindrance = obstacle(course)
+    if hindrance is not None:
         raise InvalidRequest(
-            f"calls: can't be planned; needs a linear flow-matching solver and {FEWEST_STEPS} or more steps",
+            f"calls: can't be planned ({hindrance}): needs a linear flow-matching solver and {FEWEST_STEPS} or more "
+            "steps",
             "calls",
         )
+    assert course is not None
     return course
 
 

@@ -27,8 +27,8 @@ class Recording:
 
     @property
     def branches(self) -> tuple[str, ...]:
-        """The branches it has, in the Gram matrix's order."""
-        return GUIDED if set(self.outputs) == set(GUIDED) else FORWARD
+        """The branches it has, in the order of their calls."""
+        return tuple(self.outputs)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -71,7 +71,7 @@ def record(pipe: Any, call: Mapping[str, Any]) -> Recording:
     """Runs the pipeline uncached.
 
     Raises:
-        InvalidRequest: the cache is on, or the pipeline has two transformers.
+        InvalidRequest: the cache is on, the pipeline has two transformers, or branches that can't be planned.
     """
     if getattr(pipe, "transformer_2", None) is not None:
         raise InvalidRequest("pipelines with two transformers can't be profiled yet", "pipe")
@@ -83,14 +83,21 @@ def record(pipe: Any, call: Mapping[str, Any]) -> Recording:
         recorder.recording.result = run(pipe, call)
     finally:
         detach(pipe.transformer)
+    branches = tuple(recorder.recording.outputs)
+    if branches not in (FORWARD, GUIDED):
+        raise InvalidRequest(
+            f"pipe: calls the branches {', '.join(branches)}; cond, or cond and uncond can be profiled",
+            "pipe",
+        )
     return recorder.recording
 
 
 def run(pipe: Any, call: Mapping[str, Any]) -> Any:
     """What the pipeline gives for a call; a generator in it starts where it stood, every time."""
-    arguments = dict(call)
-    generator = arguments.get("generator")
+    arguments, generator = dict(call), call.get("generator")
     if isinstance(generator, torch.Generator):
         arguments["generator"] = generator.clone_state()
+    elif generator is not None:
+        arguments["generator"] = [each.clone_state() for each in generator]
     out = pipe(**arguments)
     return out.frames if hasattr(out, "frames") else out[0]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
-from warpcache_ray.core.gram import Gram, prior
+from warpcache_ray.core.gram import GUIDED, Gram, prior
 from warpcache_ray.core.policy import Policy, Reading, require
 from warpcache_ray.core.schedule import HORIZON, Plan, plan
 from warpcache_ray.core.types import (
@@ -120,10 +120,9 @@ class Auto(Policy):
         return Decision(Action.WARP, "schedule", operators=(Operator.FORECAST,))
 
     def _forced_reason(self, state: BranchState, step: Step) -> str | None:
-        if step.course is None or step.course.weights is None:
-            return "unknown solver"
-        if _steps(step.course) < FEWEST_STEPS or not _falls(step.course.sigmas):
-            return "few steps"
+        hindrance = obstacle(step.course)
+        if hindrance is not None:
+            return hindrance
         if state.peer is not None and not state.peer.decision.skips:
             return "as the branch before"
         reason = super()._forced_reason(state, step)
@@ -143,7 +142,7 @@ class Auto(Policy):
 
     def note(self, state: BranchState, step: Step, residual: Tensor) -> Track | None:
         """The track after a computed step, made by the first branch and kept by the second."""
-        if self._runs_in_full(step):
+        if obstacle(step.course) is not None:
             return None
         track = state.memo if isinstance(state.memo, Track) else None
         if track is not None and track.step == step.index:
@@ -173,19 +172,16 @@ class Auto(Policy):
         """The output alone."""
         return Snapshot(step, residual)
 
-    def _runs_in_full(self, step: Step) -> bool:
-        course = step.course
-        if course is None or course.weights is None:
-            return True
-        return _steps(course) < FEWEST_STEPS or not _falls(course.sigmas)
-
     def _onwards(
         self, track: Track | None, state: BranchState, step: Step, residual: Tensor
     ) -> Track:
         assert step.course is not None
         s = step.index
         if track is None:
-            chart = plan(self.gram or prior(), step.course, self.answer)
+            # Only a branch of its own can be given what depends on cond - uncond.
+            apart = step.branch in GUIDED
+            course = step.course if apart else replace(step.course, guidance=None)
+            chart = plan(self.gram or prior(), course, self.answer)
             track = Track(chart, s, None, s, self._calls_before(chart, s), Mix())
             p = pp = None
         else:
@@ -198,7 +194,7 @@ class Auto(Policy):
             if self.target_psnr is not None:
                 surprise = _surprise(chart, state, residual, surprise, (pp, p, s))
         moved = replace(track, calls=track.calls + 1, spent=spent, surprise=surprise)
-        e = self._next(moved, p, s, step)
+        e = self._next(moved, p, s)
         mix = _mix(chart, (pp, p, s), e, met)
         return replace(moved, step=s, before=p, next=e, mix=mix)
 
@@ -212,15 +208,23 @@ class Auto(Policy):
         asked = calls or self.max_calls or math.ceil(DEFAULT_SHARE * n)
         return min(n, max(asked, math.ceil(n / HORIZON)))
 
-    def _next(self, track: Track, p: int | None, s: int, step: Step) -> int:
+    def _next(self, track: Track, p: int | None, s: int) -> int:
         n = track.plan.steps
-        if s + 1 < self.warmup:
+        first, end = self.steps
+        # From here on every step is computed.
+        stop = min(n - self.cooldown, n if end is None else end)
+        if s + 1 < max(self.warmup, first) or s + 1 >= stop:
             return s + 1
-        left = self.budget(track.plan) - track.calls
         if self.target_psnr is not None:
             left = self._needed(track, p, s)
-        e = track.plan.turn(p, s, max(0, min(left, n - 1)))
-        return min(e, max(s + 1, n - self.cooldown)) if self.cooldown else e
+        else:
+            left = self.budget(track.plan) - track.calls - (n - stop)
+            if left >= stop - s - 1:
+                # Enough for all, whatever the plan believes to be free.
+                return s + 1
+        left = max(left, math.ceil((n - s) / HORIZON) - 1)
+        e = min(track.plan.turn(p, s, min(left, n - 1)), stop)
+        return e if self.max_skips is None else min(e, s + 1 + self.max_skips)
 
     def _needed(self, track: Track, p: int | None, s: int) -> int:
         """The fewest further calls that keep the target, if what surprised goes on to."""
@@ -286,9 +290,10 @@ def _surprise(
     return before[0] + math.log(observed / expected), before[1] + 1
 
 
-def _steps(course: Course) -> int:
-    return len(course.sigmas) - 1
-
-
-def _falls(sigmas: tuple[float, ...]) -> bool:
-    return sigmas[0] <= 1 and all(a > b for a, b in pairwise(sigmas))
+def obstacle(course: Course | None) -> str | None:
+    """Why a run can't be planned, if it can't."""
+    if course is None or course.weights is None:
+        return "unknown solver"
+    if course.sigmas[0] > 1 or any(a <= b for a, b in pairwise(course.sigmas)):
+        return "unknown solver"
+    return "few steps" if len(course.sigmas) <= FEWEST_STEPS else None
