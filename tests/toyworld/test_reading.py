@@ -4,8 +4,8 @@ import torch
 
 from warpcache_ray.toyworld import folder
 from warpcache_ray.toyworld.captions import parse, vary
-from warpcache_ray.toyworld.reading import SLOTS, Reader, answers
-from warpcache_ray.toyworld.train import draw_scene
+from warpcache_ray.toyworld.reading import SLOTS, Reader, answers, code
+from warpcache_ray.toyworld.train.data import draw_scene
 
 
 def test_answers_are_within_their_slots() -> None:
@@ -24,6 +24,15 @@ def test_swapped_colours_have_other_answers() -> None:
     assert one is not None
     assert other is not None
     assert sum(a != b for a, b in zip(answers(one), answers(other), strict=True)) == 4
+
+
+def test_code_says_each_answer_once() -> None:
+    """A scene's code has a single one for each question, in the place of the answer."""
+    rng = random.Random(0)
+    right = torch.tensor([answers(draw_scene(rng)) for _ in range(20)])
+    parts = code(right).split(SLOTS, 1)
+    assert torch.equal(torch.stack([p.argmax(1) for p in parts], 1), right)
+    assert all(torch.equal(p.sum(1), torch.ones(20)) for p in parts)
 
 
 def test_a_small_encoder_learns_to_read() -> None:

@@ -7,7 +7,8 @@ import torch
 from diffusers import DiffusionPipeline, WanPipeline, WanTransformer3DModel
 
 from warpcache_ray.toyworld import folder
-from warpcache_ray.toyworld.train import DenseAttention, build_generator, embed_captions, main
+from warpcache_ray.toyworld.train.__main__ import main
+from warpcache_ray.toyworld.train.wan import DenseAttention, build_generator, embed_captions
 
 CAPTIONS = ["a red circle moving left fast over a blue background", ""]
 

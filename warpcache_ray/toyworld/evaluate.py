@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKLWan, DiffusionPipeline
+from diffusers import AutoencoderKLHunyuanVideo, AutoencoderKLWan, DiffusionPipeline
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from tqdm import tqdm
@@ -26,7 +26,7 @@ from tqdm import tqdm
 from warpcache_ray.toyworld.captions import SPEEDS, Scene, Speed, canonical, sample_scene
 from warpcache_ray.toyworld.judge import Verdict, judge
 from warpcache_ray.toyworld.scene import FRAMES, SIZE, render, sample_layout
-from warpcache_ray.toyworld.train import HELD_OUT_SEED
+from warpcache_ray.toyworld.train.data import HELD_OUT_SEED
 
 Video = NDArray[np.float32]
 Maker = Callable[[int, "Example"], Video]
@@ -144,7 +144,9 @@ def _count(answers: Sequence[bool | None]) -> tuple[int, int]:
 
 
 @torch.inference_mode()
-def reconstruction(vae: AutoencoderKLWan, examples: Sequence[Example]) -> Result:
+def reconstruction(
+    vae: AutoencoderKLHunyuanVideo | AutoencoderKLWan, examples: Sequence[Example]
+) -> Result:
     """Mean PSNR of the rendered videos after encoding (the posterior's mode) and decoding."""
     values = []
     for example in tqdm(examples, desc="VAE"):

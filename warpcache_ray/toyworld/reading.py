@@ -39,6 +39,12 @@ def _no_shape() -> list[int]:
     return [slots - 1 for slots in _SHAPE_SLOTS]
 
 
+def code(right: Tensor) -> Tensor:
+    """(N, 71) of zeros and ones: the answers `right` (N, questions), one after the other, a place for each."""
+    places = [F.one_hot(right[:, i], slots) for i, slots in enumerate(SLOTS)]
+    return torch.cat(places, 1).float()
+
+
 class Reader(nn.Module):
     """One learnt query per question attends over the encoder's states, as the transformer's cross-attention will."""
 

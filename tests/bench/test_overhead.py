@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from diffusers import DiffusionPipeline
 
+from warpcache_ray.bench.overhead import CALL, POLICIES, measure
 from warpcache_ray.engine.install import find
-from warpcache_ray.tuning.overhead import CALL, POLICIES, measure
 
 
 def test_every_site_is_measured(folders: dict[str, Path]) -> None:

@@ -1,6 +1,6 @@
 """What the engine itself costs: skipped and computed calls beside plain diffusers' ones.
 
-    python -m warpcache_ray.tuning.overhead --out overhead.json
+    python -m warpcache_ray.bench.overhead --out overhead.json
 
 Runs are interleaved and one thread's CPU time is counted, so that other work on the machine hardly shows.
 """

@@ -1,0 +1,1 @@
+"""Training of the toy world's models: data, loop, and the stages of each architecture."""
