@@ -13,6 +13,7 @@ from warpcache_ray.bench.contender import Setting
 from warpcache_ray.bench.fronts import TARGETS, Point, cost_at, front, nearest
 from warpcache_ray.bench.measure import Prompt, row_key
 from warpcache_ray.bench.rows import Row, Rows
+from warpcache_ray.policy_spec import summarize_policy
 
 FAST = "fast"
 """Prompts with this word are the fast-motion subset."""
@@ -169,7 +170,7 @@ def as_json(
     about: dict[str, Any], scores: Sequence[Score], settings: Sequence[Setting], steps: int
 ) -> dict[str, Any]:
     """The whole report."""
-    options = {(s.method, s.label): s.options for s in settings}
+    options = {(s.method, s.label): summarize_policy(s.options) for s in settings}
     return {
         **about,
         "methods": costs(scores, steps),
