@@ -64,16 +64,23 @@ def resolve(
     ]
 
 
-def run_quality(
+def _missing(
     plan: Plan, settings: Sequence[Setting], prompts: Sequence[Prompt], rows: Rows
-) -> None:
-    """Measures each setting on each prompt, prompt by prompt, so that an early end is fair to all."""
-    todo = [
+) -> list[tuple[Setting, Prompt]]:
+    """What has no row yet, prompt by prompt."""
+    return [
         (setting, prompt)
         for prompt in prompts
         for setting in settings
         if row_key(setting, prompt, plan.conditions) not in rows
     ]
+
+
+def run_quality(
+    plan: Plan, settings: Sequence[Setting], prompts: Sequence[Prompt], rows: Rows
+) -> None:
+    """Measures each setting on each prompt, prompt by prompt, so that an early end is fair to all."""
+    todo = _missing(plan, settings, prompts, rows)
     fresh = list(dict.fromkeys(prompt for _, prompt in todo))
     with _executor(plan.workers) as pool:
         jobs = [(_make_reference, plan, prompt) for prompt in fresh]
@@ -88,12 +95,7 @@ def run_timing(
     plan: Plan, settings: Sequence[Setting], prompts: Sequence[Prompt], rows: Rows
 ) -> None:
     """Times each setting beside an uncached run of the same prompt; always one after the other, in this process."""
-    todo = [
-        (setting, prompt)
-        for prompt in prompts
-        for setting in settings
-        if row_key(setting, prompt, plan.conditions) not in rows
-    ]
+    todo = _missing(plan, settings, prompts, rows)
     if todo:
         # The first steps of a process are slow; nobody is to pay for them.
         time_pair(*todo[0], replace(plan.conditions, steps=2))

@@ -26,7 +26,7 @@ from warpcache_ray.engine.stats import CacheStats
 from warpcache_ray.errors import InvalidPolicy, InvalidRequest
 from warpcache_ray.models import ADAPTERS, adapter_for
 from warpcache_ray.models.adapter import ModelAdapter
-from warpcache_ray.models.seam import Announcement, attach, detach, observer_of
+from warpcache_ray.models.seam import Announcement, attach, detach, observer_of, timestep_of
 from warpcache_ray.policy_spec import PolicySpec, parse_policy
 
 _TRANSFORMERS = ("transformer", "transformer_2")
@@ -139,7 +139,7 @@ class Installation:
     ) -> Any:
         """Makes a denoiser call, or what the policy puts in its place."""
         latent = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
-        timestep = kwargs["timestep"] if "timestep" in kwargs else args[1]
+        timestep = timestep_of(args, kwargs)
         name = self._names[id(transformer)]
         step = self._clock.tick(said, timestep, second=name == _TRANSFORMERS[1])
         session = self._session()

@@ -71,6 +71,11 @@ class _CallHook(ModelHook):  # type: ignore[misc]
         )
 
 
+def timestep_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The timestep among a denoiser call's arguments, the second of those given by position."""
+    return kwargs["timestep"] if "timestep" in kwargs else args[1]
+
+
 def attach(transformer: nn.Module, observer: Observer) -> None:
     """Starts observing; one observer per transformer."""
     registry = HookRegistry.check_if_exists_or_initialize(transformer)

@@ -30,22 +30,35 @@ TEXT_DIM = 64
 SHIFT = 3.0
 
 
-def build_tokenizer() -> PreTrainedTokenizerFast:
-    """A byte-level BPE over the caption grammar: each of its words is one token, any other text is spelt."""
+def corpus() -> list[str]:
+    """Captions to learn tokens from: each word of the grammar, many times."""
     rng = random.Random(0)
     scenes = [sample_scene(rng, rng.choice((1, 2))) for _ in range(2000)]
-    corpus = [f"{canonical(s)} {vary(s, rng)}" for s in scenes]
+    return [f"{canonical(s)} {vary(s, rng)}" for s in scenes]
+
+
+def learn_tokens(
+    texts: list[str], specials: list[str], size: int, normalizer: normalizers.Normalizer
+) -> Tokenizer:
+    """A byte-level BPE of at most `size` tokens that knows each word of the texts as one; any other text is spelt."""
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.normalizer = normalizer
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=600,
-        special_tokens=["<pad>", "</s>", "<unk>"],
+        vocab_size=size,
+        special_tokens=specials,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(corpus, trainer)
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """Of the caption grammar, in lower case."""
+    specials = ["<pad>", "</s>", "<unk>"]
+    tokenizer = learn_tokens(corpus(), specials, 600, normalizers.Lowercase())
     end = tokenizer.token_to_id("</s>")
     tokenizer.post_processor = processors.TemplateProcessing(
         single="$A </s>", special_tokens=[("</s>", end)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import re
 from pathlib import Path
 
@@ -17,12 +16,8 @@ from diffusers.pipelines.hunyuan_video.pipeline_hunyuan_video import DEFAULT_PRO
 from tokenizers import (
     Regex,
     Tokenizer,
-    decoders,
-    models,
     normalizers,
-    pre_tokenizers,
     processors,
-    trainers,
 )
 from transformers import (
     CLIPTextConfig,
@@ -32,8 +27,13 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from warpcache_ray.toyworld.captions import canonical, sample_scene, vary
-from warpcache_ray.toyworld.folder import LATENT_CHANNELS, SHIFT, TEXT_DIM
+from warpcache_ray.toyworld.folder import (
+    LATENT_CHANNELS,
+    SHIFT,
+    TEXT_DIM,
+    corpus,
+    learn_tokens,
+)
 
 TEMPLATE: str = DEFAULT_PROMPT_TEMPLATE["template"]
 CROP_START: int = DEFAULT_PROMPT_TEMPLATE["crop_start"]
@@ -47,34 +47,17 @@ _HEADER = ("<|start_header_id|>", "<|end_header_id|>")
 _CLIP_START, _CLIP_END = "<|startoftext|>", "<|endoftext|>"
 
 
-def _corpus() -> list[str]:
-    rng = random.Random(0)
-    scenes = [sample_scene(rng, rng.choice((1, 2))) for _ in range(2000)]
-    return [f"{canonical(s)} {vary(s, rng)}" for s in scenes]
-
-
-def _bpe(corpus: list[str], specials: list[str]) -> Tokenizer:
-    """A byte-level BPE that knows each word of the corpus as one token; white space counts as one blank."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.normalizer = normalizers.Sequence(
-        [normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
-    )
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=1000,
-        special_tokens=specials,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(corpus, trainer)
-    return tokenizer
+def _bpe(texts: list[str], specials: list[str]) -> Tokenizer:
+    """White space counts as one blank."""
+    blanks = normalizers.Replace(Regex(r"\s+"), " ")
+    normalizer = normalizers.Sequence([blanks, normalizers.Lowercase()])
+    return learn_tokens(texts, specials, 1000, normalizer)
 
 
 def build_llama_tokenizer() -> PreTrainedTokenizerFast:
     """As many tokens before the caption as the pipeline crops: the template's words, after a run of begin tokens."""
     words = re.sub(r"<\|\w+\|>", " ", TEMPLATE)
-    tokenizer = _bpe([*_corpus(), words, words], [_PAD, _BEGIN, _END, *_HEADER])
+    tokenizer = _bpe([*corpus(), words, words], [_PAD, _BEGIN, _END, *_HEADER])
     before = len(
         tokenizer.encode(TEMPLATE.partition("{}")[0].rstrip(), add_special_tokens=False).ids
     )
@@ -94,7 +77,7 @@ def build_llama_tokenizer() -> PreTrainedTokenizerFast:
 
 def build_clip_tokenizer() -> PreTrainedTokenizerFast:
     """Caption words between CLIP's start and end tokens; the end token also pads."""
-    tokenizer = _bpe(_corpus(), [_CLIP_START, _CLIP_END])
+    tokenizer = _bpe(corpus(), [_CLIP_START, _CLIP_END])
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{_CLIP_START} $A {_CLIP_END}",
         special_tokens=[(t, tokenizer.token_to_id(t)) for t in (_CLIP_START, _CLIP_END)],

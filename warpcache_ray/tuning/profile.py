@@ -79,7 +79,8 @@ def profile(
     first = recordings[0]
     gram = Gram.of(course.sigmas[:-1], torch.stack(grams).mean(0), first.branches)
     policy = replace(wanted, gram=gram, model=fingerprint(pipe.transformer), shape=first.shape)
-    trials = _Trials(pipe, seeded[:TRIALS], recordings[:TRIALS], decode, progress)
+    references = [_decoded(r.result, decode) for r in recordings[:TRIALS]]
+    trials = _Trials(pipe, seeded[:TRIALS], references, decode, progress)
     if target_psnr is None:
         return _best(policy, trials, course)
     return _levelled(policy, trials, course, share)
@@ -91,23 +92,24 @@ class _Trials:
 
     pipe: Any
     calls: Sequence[Mapping[str, Any]]
-    recordings: Sequence[Recording]
+    references: Sequence[NDArray[np.float64]]
     decode: Decode | None
     progress: bool
 
     def qualities(self, policy: Auto, name: str) -> list[float]:
         """PSNR of each call under the policy."""
-        references = [self._decoded(r.result) for r in self.recordings]
-        peak = _peak(references)
+        peak = _peak(self.references)
         found = []
         with _installed(self.pipe, policy):
-            pairs = list(zip(self.calls, references, strict=True))
+            pairs = list(zip(self.calls, self.references, strict=True))
             for call, reference in tqdm(pairs, desc=name, disable=not self.progress):
-                found.append(psnr(self._decoded(run(self.pipe, call)), reference, peak))
+                output = _decoded(run(self.pipe, call), self.decode)
+                found.append(psnr(output, reference, peak))
         return found
 
-    def _decoded(self, output: Any) -> NDArray[np.float64]:
-        return _array(self.decode(output) if self.decode else output)
+
+def _decoded(output: Any, decode: Decode | None) -> NDArray[np.float64]:
+    return _array(decode(output) if decode else output)
 
 
 def _best(policy: Auto, trials: _Trials, course: Course) -> Auto:

@@ -14,7 +14,7 @@ from warpcache_ray.core.types import Course
 from warpcache_ray.engine.clock import StepClock
 from warpcache_ray.engine.install import find
 from warpcache_ray.errors import InvalidRequest
-from warpcache_ray.models.seam import Announcement, attach, detach
+from warpcache_ray.models.seam import Announcement, attach, detach, timestep_of
 
 
 @dataclass(slots=True)
@@ -56,7 +56,7 @@ class _Recorder:
         kwargs: dict[str, Any],
         proceed: Callable[[], Any],
     ) -> Any:
-        timestep = kwargs["timestep"] if "timestep" in kwargs else args[1]
+        timestep = timestep_of(args, kwargs)
         step = self.clock.tick(said, timestep)
         out = proceed()
         self.recording.course = step.course
