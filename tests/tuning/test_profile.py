@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import FlowMatchHeunDiscreteScheduler
+from diffusers import FlowMatchHeunDiscreteScheduler, WanImageToVideoPipeline
 
 from warpcache_ray import disable_dit_cache, dit_cache_stats, enable_dit_cache
 from warpcache_ray.engine.install import find, fingerprint
@@ -180,3 +180,24 @@ def test_a_file_with_a_broken_matrix_is_refused(tmp_path: Path) -> None:
     path.write_text(json.dumps({"name": "auto", "gram": gram}))
     with pytest.raises(InvalidPolicy, match=r"policy.json.*gram.*products: 2 .*3 numbers"):
         load_policy(path)
+
+
+@pytest.mark.parametrize("model", ["wan"])
+def test_image_to_video_is_calibrated_too(pipe: Any) -> None:
+    """A transformer that sees more channels than it gives (noise, mask and first frame) still skips."""
+    wan = type(pipe.transformer)
+    config = {**pipe.transformer.config, "in_channels": 12}
+    torch.manual_seed(0)
+    i2v = WanImageToVideoPipeline(
+        pipe.tokenizer,
+        pipe.text_encoder,
+        pipe.vae,
+        pipe.scheduler,
+        transformer=wan.from_config(config),
+    )
+    i2v.set_progress_bar_config(disable=True)
+    image = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    calls = _calls("a cat", image=image)
+    enable_dit_cache(i2v, _profile(i2v, calls, max_calls=3))
+    run(i2v, {**calls[0], "generator": torch.Generator().manual_seed(0)})
+    assert len({r.step for r in dit_cache_stats(i2v).records if not r.decision.skips}) == 3

@@ -9,6 +9,7 @@ import torch
 from diffusers import (
     AutoencoderKLWan,
     FlowMatchEulerDiscreteScheduler,
+    WanImageToVideoPipeline,
     WanPipeline,
     WanTransformer3DModel,
 )
@@ -110,13 +111,13 @@ def build_vae(latents_std: list[float]) -> AutoencoderKLWan:
     )
 
 
-def build_transformer() -> WanTransformer3DModel:
+def build_transformer(in_channels: int = LATENT_CHANNELS) -> WanTransformer3DModel:
     """Ten blocks of width 192 over 5×8×8 = 320 tokens; 6.3 M parameters."""
     return WanTransformer3DModel(
         patch_size=(1, 1, 1),
         num_attention_heads=4,
         attention_head_dim=48,
-        in_channels=LATENT_CHANNELS,
+        in_channels=in_channels,
         out_channels=LATENT_CHANNELS,
         text_dim=TEXT_DIM,
         freq_dim=128,
@@ -132,9 +133,10 @@ def save(
     transformer: WanTransformer3DModel,
     text_encoder: UMT5EncoderModel,
     vae: AutoencoderKLWan,
+    kind: type[WanPipeline | WanImageToVideoPipeline] = WanPipeline,
 ) -> None:
     """Writes the pipeline folder with fp16 weights; `from_pretrained(folder, dtype=torch.float32)` reads it."""
-    pipe = WanPipeline(
+    pipe = kind(
         tokenizer=build_tokenizer(),
         text_encoder=text_encoder,
         vae=vae,

@@ -68,7 +68,7 @@ class Auto(Policy):
     neither, a quarter of them. No gap is longer than 16 steps, and runs of less than 5 steps are computed in full, as
     are runs under solvers that aren't linear.
 
-    `gram` comes from calibration on `model` (its fingerprint) at `shape` (a latent's channels, frames, rows, columns);
+    `gram` comes from calibration on `model` (its fingerprint) at `shape` (an output's channels, frames, rows, columns);
     without one, the toy world's stands in. Another shape is computed in full, another number of steps planned anew.
     `level` is the PSNR of an expected error of 1, `answer` the size of the model's Jacobian relative to the rule of
     `core.schedule`; both are calibrated too. `trust` is how much of an observed surprise is believed (0: none; target
@@ -111,8 +111,8 @@ class Auto(Policy):
         return 2
 
     def misfit(self, features: Features) -> str | None:
-        """The calibrated shape differs."""
-        same = self.shape is None or tuple(features.input.shape[1:]) == tuple(self.shape)
+        """The calibrated grid differs; an input may have more channels than an output (image to video)."""
+        same = self.shape is None or tuple(features.input.shape[2:]) == tuple(self.shape[1:])
         return None if same else "calibrated for another shape"
 
     def decide(self, state: BranchState, step: Step, reading: Reading) -> Decision:
