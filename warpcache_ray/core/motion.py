@@ -54,10 +54,15 @@ class MotionField:
 
 @dataclass(frozen=True, slots=True)
 class Blend:
-    """Features blended along a motion field, and the mean weight that the moved ones have in it."""
+    """Features blended along a motion field, and the weights (batch·frames, 1, rows, columns) of the moved ones."""
 
     tokens: Tensor
-    mean_alpha: float
+    alpha: Tensor
+
+    @property
+    def mean_alpha(self) -> float:
+        """Mean weight of the moved ones."""
+        return float(self.alpha.mean())
 
 
 def match_blocks(previous: Tensor, current: Tensor, grid: Grid) -> MotionField:
@@ -92,7 +97,7 @@ def blend_along(tokens: Tensor, field: MotionField, grid: Grid) -> Blend:
     maps = to_maps(tokens, grid)
     alpha = -(-field.magnitudes).expm1()
     blended = maps.float().lerp(move(maps, field.vectors), alpha.expand_as(maps))
-    return Blend(to_tokens(blended, tokens.shape[0]).to(tokens.dtype), float(alpha.mean()))
+    return Blend(to_tokens(blended, tokens.shape[0]).to(tokens.dtype), alpha)
 
 
 def simple_blend(cached: Tensor, current: Tensor, alpha: float) -> Tensor:

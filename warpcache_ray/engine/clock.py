@@ -50,8 +50,9 @@ class StepClock:
         if index is None:
             index = scheduler.step_index or 0
         sigma = said.sigma
-        if sigma is None and hasattr(scheduler, "sigmas"):
-            sigma = float(scheduler.sigmas[index])
+        if sigma is None and self._course is not None:
+            # Not from the scheduler's tensor: on a GPU each reading would wait for all that is queued there.
+            sigma = self._course.sigmas[index]
         total = said.total or len(scheduler.timesteps)
         # A run that takes up the schedule in its middle counts its steps from there.
         course = self._course if total == len(scheduler.timesteps) else None
