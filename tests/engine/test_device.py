@@ -36,7 +36,8 @@ LOOKING = {
 
 
 class _Waits(TorchDispatchMode):
-    """Counts what makes the host wait for a device: reading a tensor's values. Plans are tables of other types, which the host keeps."""
+    """Counts what makes the host wait for a device: reading a tensor's values. Plans are tables of other types, which
+    the host keeps."""
 
     def __init__(self) -> None:
         super().__init__()
