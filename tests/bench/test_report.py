@@ -5,12 +5,18 @@ from warpcache_ray.bench.contender import Setting
 from warpcache_ray.bench.markdown import render
 from warpcache_ray.bench.measure import Prompt, row_key
 from warpcache_ray.bench.plot import plot
-from warpcache_ray.bench.report import as_json, costs, score, worth_timing
+from warpcache_ray.bench.report import as_json, costs, lead, score, worth_timing
 from warpcache_ray.bench.rows import Rows
 
 CONDITIONS = Conditions("a/model", "abc")
 PROMPTS = [Prompt("a circle moving fast", 0), Prompt("a square", 1)]
 GOOD = {"ssim": 0.9, "gmsd": 0.1, "motion": 1.0, "cache_bytes": 10, "noop": False}
+ABOUT = {
+    "model": "a/model",
+    "conditions": {"fingerprint": "abc", "guidance_scale": 4.0},
+    "prompts": 2,
+    "prompts_fast": 1,
+}
 SETTINGS = [Setting("m", "cache_dit", f"at {c}", {"calls": c}) for c in (10, 20, 40)]
 
 
@@ -58,6 +64,24 @@ def test_costs_at_targets(stores):
     assert low == {"30": None, "35": None, "40": None}
 
 
+def test_auto_is_compared_with_the_best_of_all_others(stores):
+    """Whichever mode of `auto` and whichever other method is the cheapest at a target; none where one is missing."""
+    methods = {
+        "auto": {"calls": {"30": 8.0, "35": 12.0, "40": None}},
+        "auto (target)": {"calls": {"30": None, "35": 10.0, "40": 15.0}},
+        "dear": {"calls": {"30": 20.0, "35": 30.0, "40": None}},
+        "near": {"calls": {"30": 12.0, "35": None, "40": None}},
+    }
+    found = lead(methods)
+    assert found["30"] == {"auto": 8.0, "best": 12.0, "method": "near", "ratio": 1.5}
+    assert found["35"] == {"auto": 10.0, "best": 30.0, "method": "dear", "ratio": 3.0}
+    assert "40" not in found
+    auto = [Setting("auto", "policy", f"at {c}", {"auto": c, "calls": c}) for c in (5, 10, 20)]
+    scores = measured(stores) + measured(stores, auto)
+    text = render(ABOUT, scores, 50)
+    assert "At 30 dB `auto` needs 5.0 calls, the best other, m, 10.0: 2.00 times as many." in text
+
+
 def test_incomplete_settings_stay_out_of_fronts(stores):
     """A mean over fewer prompts is another quantity."""
     fill(stores[0], SETTINGS[0], PROMPTS[1], calls=5, blocks=0.1, psnr=50.0, **GOOD)
@@ -93,14 +117,12 @@ def test_tables_and_plot(stores, tmp_path):
     for prompt in PROMPTS:
         fill(stores[0], noise, prompt, calls=50, blocks=1, psnr=70.0, **GOOD)
     scores = [*measured(stores), score(noise, PROMPTS, CONDITIONS, *stores)]
-    conditions = {"fingerprint": "abc", "guidance_scale": 4.0}
-    about = {"model": "a/model", "conditions": conditions, "prompts": 2, "prompts_fast": 1}
-    text = render(about, scores, 50)
+    text = render(ABOUT, scores, 50)
     assert "| m | 10.0 (5.00×) |" in text
     assert "attention math: 70.0 (worst 70.0) dB" in text
     columns = {line.count("|") for line in text.splitlines() if line.startswith("|")}
     assert columns == {13}
-    report = as_json(about, scores, [*SETTINGS, noise], 50)
+    report = as_json(ABOUT, scores, [*SETTINGS, noise], 50)
     assert report["scores"][0]["options"] == {"calls": 10}
     plot(scores, 50, "a model", tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 1000

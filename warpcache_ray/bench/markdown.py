@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from warpcache_ray.bench.fronts import TARGETS
-from warpcache_ray.bench.report import Score, by_method, costs
+from warpcache_ray.bench.report import Score, by_method, costs, lead
 
 _DASH = "–"
 
@@ -23,6 +23,7 @@ def render(about: Mapping[str, Any], scores: Sequence[Score], steps: int) -> str
         "Calls are full guided evaluations; in brackets the ratio to all steps. Interpolated between measured points "
         f"(PSNR linear in log calls); {_DASH}: the method's points don't bracket the quality. `with probes`: block "
         "evaluations in units of calls. `fast`: prompts with fast motion only.",
+        *_lead(scores, steps),
         "",
         *_settings(scores),
     ]
@@ -52,6 +53,19 @@ def _targets(scores: Sequence[Score], steps: int) -> list[str]:
         within = f"{cost['within']} of {cost['settings']}"
         rows.append([method, *calls, *rest, within, cost["state"].replace("|", "/")])
     return _table(head, rows)
+
+
+def _lead(scores: Sequence[Score], steps: int) -> list[str]:
+    """`auto` beside the best other method, a line for each quality that both reach."""
+    return [
+        line
+        for target, found in lead(costs(scores, steps)).items()
+        for line in (
+            "",
+            f"At {target} dB `auto` needs {found['auto']:.1f} calls, the best other, {found['method']}, "
+            f"{found['best']:.1f}: {found['ratio']:.2f} times as many.",
+        )
+    ]
 
 
 def _settings(scores: Sequence[Score]) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from operator import attrgetter
 from typing import Any
@@ -15,6 +15,8 @@ from warpcache_ray.bench.measure import Prompt, row_key
 from warpcache_ray.bench.rows import Row, Rows
 from warpcache_ray.policy_spec import summarize_policy
 
+OURS = "auto"
+"""Methods whose names begin so are compared with the best of all others."""
 FAST = "fast"
 """Prompts with this word are the fast-motion subset."""
 
@@ -113,6 +115,20 @@ def costs(scores: Sequence[Score], steps: int) -> dict[str, dict[str, Any]]:
     }
 
 
+def lead(costs: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Per target: the calls of `auto`, those of the best of all others and its name, and their ratio; a target that
+    either doesn't reach is left out."""
+    found = {}
+    for target in (f"{t:g}" for t in TARGETS):
+        reached = [(c["calls"][target], m) for m, c in costs.items() if c["calls"][target]]
+        ours = [(calls, m) for calls, m in reached if m.startswith(OURS)]
+        others = [(calls, m) for calls, m in reached if not m.startswith(OURS)]
+        if ours and others:
+            (calls, _), (best, method) = min(ours), min(others)
+            found[target] = {"auto": calls, "best": best, "method": method, "ratio": best / calls}
+    return found
+
+
 def _at_targets(
     scores: Sequence[Score], cost: Callable[[Score], float | None], fast: bool = False
 ) -> dict[str, float | None]:
@@ -171,8 +187,10 @@ def as_json(
 ) -> dict[str, Any]:
     """The whole report."""
     options = {(s.method, s.label): summarize_policy(s.options) for s in settings}
+    methods = costs(scores, steps)
     return {
         **about,
-        "methods": costs(scores, steps),
+        "lead": lead(methods),
+        "methods": methods,
         "scores": [{**asdict(s), "options": options[s.method, s.label]} for s in scores],
     }
