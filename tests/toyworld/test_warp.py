@@ -11,9 +11,8 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline, WanImageToVideoPipeline
 
-from warpcache_ray.bench import rollout, warp
-from warpcache_ray.bench.rollout import Chunk
-from warpcache_ray.toyworld import folder, folder_i2v
+from warpcache_ray.toyworld import folder, folder_i2v, rollout, warp
+from warpcache_ray.toyworld.rollout import Chunk
 from warpcache_ray.toyworld.train.wan import build_generator
 
 STEPS = 6

@@ -1,7 +1,7 @@
 """Where a spatial warp pays: between steps, and from one chunk of a roll-out to the next.
 
-`python -m warpcache_ray.bench.warp --out DIR` runs the image-to-video demo model on held-out scenes of slow and of fast
-motion and writes warp.json and warp.md. Rows are kept in `DIR/rows.json` as they come; a second run goes on from them.
+`python -m warpcache_ray.toyworld.warp --out DIR` runs the image-to-video demo model on held-out scenes of slow and of
+fast motion and writes warp.md. Rows are kept in `DIR/rows.json` as they come; a second run goes on from them.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from warpcache_ray import disable_dit_cache, dit_cache_stats, enable_dit_cache
-from warpcache_ray.bench import rollout
 from warpcache_ray.config import ModelConfig
 from warpcache_ray.policy_spec import PolicySpec, load_policy, parse_policy
 from warpcache_ray.quality.fidelity import psnr
+from warpcache_ray.toyworld import rollout
 from warpcache_ray.toyworld.captions import Scene, Speed, sample_scene
 from warpcache_ray.toyworld.scene import render, sample_layout
 from warpcache_ray.toyworld.train.data import HELD_OUT_SEED
@@ -137,7 +137,7 @@ def across_chunks(pipe: Any, case: Case, steps: int) -> Row:
 
 def report(rows: Mapping[str, Row], steps: int, model: str) -> str:
     """Tables in Markdown."""
-    lines = [f"{model}, {steps} steps, guidance 4; `python -m warpcache_ray.bench.warp`.", ""]
+    lines = [f"{model}, {steps} steps, guidance 4; `python -m warpcache_ray.toyworld.warp`.", ""]
     lines += ["## Between steps", ""]
     lines += _table(_of(rows, "between"), "policy", _cell)
     lines += ["", "## From chunk to chunk: PSNR of the second chunk, begun from the first", ""]
