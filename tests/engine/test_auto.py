@@ -131,6 +131,21 @@ def test_each_expert_has_its_guidance(two_experts: Any, latents: Run) -> None:
     assert scales == {("transformer", 5.0), ("transformer_2", 2.0)}
 
 
+def test_no_gap_reaches_into_the_second_expert(two_experts: Any, latents: Run) -> None:
+    """What the first expert foretells last ends where the other takes over."""
+    enable_dit_cache(two_experts, AUTO)
+    installation = find(two_experts)
+    assert installation is not None
+    with installation.session(AUTO) as session:
+        latents(two_experts, guidance_scale=5.0)
+        memos = dict(session.memos)
+    records = session.stats.records
+    switch = next(r.step for r in records if r.transformer == "transformer_2")
+    assert memos["transformer"].step < switch - 1
+    assert memos["transformer"].next == switch
+    assert memos["transformer_2"].next > switch
+
+
 def test_another_scheduler_is_another_plan(wan: Any, latents: Run) -> None:
     """Weights are those of the scheduler at work, also where its noise levels are those of the one before."""
     enable_dit_cache(wan, AUTO)

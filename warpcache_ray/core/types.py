@@ -58,12 +58,14 @@ class Where(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """The run that a step belongs to: noise levels of all its steps and the final one, guidance scale, and the weight
-    of each step's output in the final latent (None where the solver isn't linear)."""
+    """The run that a step belongs to: noise levels of all its steps and the final one, guidance scale, the weight of
+    each step's output in the final latent (None where the solver isn't linear), and the step at which a second
+    transformer takes over."""
 
     sigmas: tuple[float, ...]
     guidance: float | None = None
     weights: tuple[float, ...] | None = None
+    switch: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

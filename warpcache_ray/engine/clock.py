@@ -64,13 +64,21 @@ class StepClock:
         # Models with distilled guidance have a scale too, but no second branch that it weighs.
         guided = getattr(self.pipeline, "do_classifier_free_guidance", False)
         guidance = getattr(self.pipeline, "guidance_scale", None) if guided else None
-        course = Course(tuple(scheduler.sigmas.tolist()), guidance)
+        course = Course(tuple(scheduler.sigmas.tolist()), guidance, switch=self._switch(scheduler))
         if self._solver is not scheduler:
             self._solver = scheduler
             self._weights.clear()
         if course.sigmas not in self._weights:
             self._weights[course.sigmas] = output_weights(scheduler)
         return replace(course, weights=self._weights[course.sigmas])
+
+    def _switch(self, scheduler: Any) -> int | None:
+        """Wan 2.2's first expert has the timesteps down to its boundary."""
+        ratio = getattr(self.pipeline, "config", {}).get("boundary_ratio")
+        if ratio is None:
+            return None
+        boundary: float = ratio * scheduler.config.num_train_timesteps
+        return int((scheduler.timesteps >= boundary).sum())
 
     def _counted(self, said: Announcement, timestep: Tensor | None) -> Step:
         value = None if timestep is None else float(timestep.flatten()[0])

@@ -195,6 +195,10 @@ class Auto(Policy):
                 surprise = _surprise(chart, state, residual, surprise, (pp, p, s))
         moved = replace(track, calls=track.calls + 1, spent=spent, surprise=surprise)
         e = self._next(moved, p, s)
+        switch = step.course.switch
+        if switch is not None and s < switch:
+            # What the second transformer gives is another function: no gap reaches into it.
+            e = min(e, switch)
         mix = _mix(chart, (pp, p, s), e, met)
         return replace(moved, step=s, before=p, next=e, mix=mix)
 
