@@ -33,7 +33,7 @@ from warpcache_ray.tuning.profile import profile
 
 MODEL = "toyworld/wan-i2v"
 SPEEDS: tuple[Speed, ...] = ("slow", "fast")
-THRESHOLDS = (0.04, 0.06, 0.08, 0.12)
+THRESHOLDS = (0.04, 0.08)
 BUDGETS = (8, 11)
 CALIBRATION_SCENES = 6
 CALIBRATION_SEED = HELD_OUT_SEED + 3_000_000
@@ -184,7 +184,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default=MODEL)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--scenes", type=int, default=8, help="of each speed")
+    parser.add_argument("--scenes", type=int, default=5, help="of each speed")
     parser.add_argument("--steps", type=int, default=50)
     given = parser.parse_args(arguments)
     from diffusers import DiffusionPipeline
