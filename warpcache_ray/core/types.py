@@ -98,7 +98,8 @@ class Decision:
 @dataclass(frozen=True, slots=True)
 class Features:
     """What a policy sees before it decides: at site `blocks` the stack's input and the probe, both (batch, tokens,
-    channels), where `tokens` may be this rank's share of the grid's; at site `output` the noisy latent, as both."""
+    channels), where `tokens` may be this rank's share of the grid's (all of them, where a SPATIAL decision is carried
+    out); at site `output` the noisy latent, as both."""
 
     input: Tensor
     probe: Tensor

@@ -13,6 +13,7 @@ from warpcache_ray.core.types import BranchState, Decision, Features, Site
 from warpcache_ray.engine.call import Call, deliberate
 from warpcache_ray.engine.ranks import Ranks
 from warpcache_ray.engine.session import SessionStore
+from warpcache_ray.engine.shard import Shard
 
 
 class CachedBlocks(nn.Module):
@@ -71,13 +72,15 @@ class CachedBlocks(nn.Module):
         decision = policy.forced(state, call.step)
         stack.run(first, probe_end)
         features = Features(start.hidden, stack.hidden, call.grid)
+        shard = Shard(self.ranks, call.grid, stack.hidden.shape[1])
         reading = Reading()
         if decision is None:
-            decision, reading = deliberate(policy, state, call.step, features, self.ranks)
+            counted = shard.counted(state, features)
+            decision, reading = deliberate(policy, *counted, call.step, self.ranks)
         trail = policy.trail(state, call.step, features, reading, decision)
         if decision.skips:
             assert state.latest is not None
-            residual = policy.approximate(state, features, reading, decision)
+            residual = shard.approximate(policy, state, features, reading, decision)
             stack.skip(start, residual, state.latest.text_residual)
             state = state.after_skip(trail)
         else:

@@ -44,7 +44,7 @@ class Call:
 
 
 def deliberate(
-    policy: Policy, state: BranchState, step: Step, features: Features, ranks: Ranks
+    policy: Policy, state: BranchState, features: Features, step: Step, ranks: Ranks
 ) -> tuple[Decision, Reading]:
     """The decision that nothing forces, and the numbers that the ranks agreed on for it."""
     reading = _read(policy.measure(state, features), ranks)
@@ -54,11 +54,10 @@ def deliberate(
 def _read(measured: Measured | None, ranks: Ranks) -> Reading:
     if measured is None:
         return Reading()
-    table = ranks.sum(torch.stack(measured.sums, 1))
-    width = table.shape[1]
-    if measured.extremes:
-        extremes = ranks.maximum(torch.stack(measured.extremes, 1))
-        table = torch.cat((table, extremes), 1)
+    width = len(measured.sums)
+    # One collective, added up in the order of the ranks: the same bits on each.
+    shares = ranks.gather(torch.stack((*measured.sums, *measured.extremes), 1))
+    table = torch.cat((shares[..., :width].sum(0), shares[..., width:].amax(0)), 1)
     # One transfer: the only time the decision waits for the device.
     rows = table.tolist()
     return Reading(

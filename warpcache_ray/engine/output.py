@@ -36,7 +36,7 @@ def denoise(
     decision = Decision(Action.RECOMPUTE, misfit) if misfit else policy.forced(state, call.step)
     reading = Reading()
     if decision is None:
-        decision, reading = deliberate(policy, state, call.step, features, OneRank())
+        decision, reading = deliberate(policy, state, features, call.step, OneRank())
     trail = policy.trail(state, call.step, features, reading, decision)
     if decision.skips:
         residual = policy.approximate(state, features, reading, decision)

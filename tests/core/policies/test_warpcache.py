@@ -80,18 +80,6 @@ def test_l2_is_the_relative_change(make_state, make_reading):
         assert decision.drift == pytest.approx(expected, abs=1e-6)
 
 
-def test_a_share_of_the_tokens_is_reused(make_state, make_reading, make_features):
-    """Half of a grid has no motion field; the residual stays as it was."""
-    policy, whole = WarpCache(base_threshold=1e9, warp_threshold=0.0), make_features(1)
-    half = Features(whole.input[:, :16], whole.input[:, :16], whole.grid)
-    state = make_state(policy, (half, half.input))
-    now = Features(half.input + 1, half.input + 1, whole.grid)
-    reading = make_reading(policy.measure(state, now))
-    decision = policy.decide(state, MIDDLE, reading)
-    assert decision.action is Action.WARP
-    assert torch.equal(policy.approximate(state, now, reading, decision), half.input)
-
-
 def test_presets():
     """Balanced is the seed's; what stands beside a preset replaces its values; each block decides by itself."""
     fast, balanced, quality = (

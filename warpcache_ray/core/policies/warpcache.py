@@ -9,7 +9,7 @@ threshold, WARP between; for each block by itself, on its input. What the README
   per block and step would cost more than many a block. The field is matched only where a WARP uses it.
 - phase is 0.5 in the first fifth of the run, 1.5 in the last, linear between; 1 where the length isn't known.
 - the warp threshold shrinks and grows with the threshold, so that there always is a middle.
-- a WARP moves the cached residual. A rank that holds a share of the tokens has no field; there it is reused as it is.
+- a WARP moves the cached residual.
 """
 
 from __future__ import annotations
@@ -120,8 +120,7 @@ class WarpCache(Policy):
         latest, grid = state.latest, features.grid
         assert latest is not None
         assert latest.input is not None
-        whole = features.input.shape[1] == grid.tokens
-        if decision.action is Action.REUSE or not whole:
+        if decision.action is Action.REUSE:
             return latest.residual
         field = match_blocks(latest.input, features.input, grid)
         return blend_along(latest.residual, field, grid).tokens
