@@ -58,12 +58,16 @@ class StepClock:
         course = self._course if total == len(scheduler.timesteps) else None
         return Step(index, total, sigma, said.branch or LONE_BRANCH, course)
 
+    @property
+    def guided(self) -> bool:
+        """The run at hand calls uncond after cond at each step."""
+        return bool(getattr(self.pipeline, "do_classifier_free_guidance", False))
+
     def _read_course(self, scheduler: Any) -> Course | None:
         if not hasattr(scheduler, "sigmas"):
             return None
         # Models with distilled guidance have a scale too, but no second branch that it weighs.
-        guided = getattr(self.pipeline, "do_classifier_free_guidance", False)
-        guidance = getattr(self.pipeline, "guidance_scale", None) if guided else None
+        guidance = getattr(self.pipeline, "guidance_scale", None) if self.guided else None
         course = Course(tuple(scheduler.sigmas.tolist()), guidance, switch=self._switch(scheduler))
         if self._solver is not scheduler:
             self._solver = scheduler

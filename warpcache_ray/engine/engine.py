@@ -21,6 +21,7 @@ from warpcache_ray.engine.install import Installation
 from warpcache_ray.engine.ranks import OneRank, Ranks
 from warpcache_ray.engine.session import DEFAULT_BUDGET, Session, SessionStore
 from warpcache_ray.errors import Cancelled, GenerationFailed, InvalidRequest, WarpCacheError
+from warpcache_ray.models import class_name
 from warpcache_ray.policy_spec import parse_policy
 
 OnStep = Callable[[StepEvent], Control]
@@ -89,7 +90,7 @@ class Engine:
         # Both pipelines refuse sizes that 16 doesn't divide, whatever their patches.
         return ModelInfo(
             type(self.pipeline).__name__,
-            type(transformer).__name__,
+            class_name(transformer),
             blocks,
             math.lcm(16, spatial * patch),
             self.pipeline.vae_scale_factor_temporal,

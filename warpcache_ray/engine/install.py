@@ -19,12 +19,13 @@ from warpcache_ray.core.types import Site, Where
 from warpcache_ray.engine.blocks import CachedBlocks
 from warpcache_ray.engine.call import Call
 from warpcache_ray.engine.clock import StepClock
+from warpcache_ray.engine.guided import Asked, SideBySide
 from warpcache_ray.engine.output import denoise, latent_grid, noisy_part, tupled
 from warpcache_ray.engine.ranks import OneRank, Ranks
 from warpcache_ray.engine.session import Session, SessionStore
 from warpcache_ray.engine.stats import CacheStats
 from warpcache_ray.errors import InvalidPolicy, InvalidRequest
-from warpcache_ray.models import ADAPTERS, adapter_for
+from warpcache_ray.models import ADAPTERS, adapter_for, class_name
 from warpcache_ray.models.adapter import ModelAdapter
 from warpcache_ray.models.seam import Announcement, attach, detach, observer_of, timestep_of
 from warpcache_ray.policy_spec import PolicySpec, parse_policy
@@ -57,9 +58,11 @@ class Installation:
         adapters = {name: adapter_for(t) for name, t in self.transformers.items()}
         self._adapters = {name: a for name, a in adapters.items() if a is not None}
         self.check(policy)
+        ranks = ranks or OneRank()
+        self._side_by_side = SideBySide(ranks.halves, self._answer) if ranks.halves else None
         for name, transformer in self.transformers.items():
             if name in self._adapters:
-                _install(transformer, self._adapters[name], ranks or OneRank(), self.store)
+                _install(transformer, self._adapters[name], ranks, self.store)
             attach(transformer, self)
 
     def remove(self) -> None:
@@ -72,11 +75,13 @@ class Installation:
     @property
     def block_count(self) -> int:
         """Blocks of the first transformer; 0 if it has no adapter."""
-        name, transformer = next(iter(self.transformers.items()))
+        return self._blocks(next(iter(self.transformers)))
+
+    def _blocks(self, name: str) -> int:
         adapter = self._adapters.get(name)
         if adapter is None:
             return 0
-        lists = [getattr(transformer, each) for each in adapter.block_lists]
+        lists = [getattr(self.transformers[name], each) for each in adapter.block_lists]
         first = lists[0][0]
         return len(first.blocks) if isinstance(first, CachedBlocks) else sum(map(len, lists))
 
@@ -138,29 +143,51 @@ class Installation:
         proceed: Callable[[], Any],
     ) -> Any:
         """Makes a denoiser call, or what the policy puts in its place."""
-        latent = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
-        timestep = timestep_of(args, kwargs)
-        name = self._names[id(transformer)]
-        step = self._clock.tick(said, timestep, second=name == _TRANSFORMERS[1])
-        session = self._session()
+        asked = self._asked(transformer, said, args, kwargs, proceed)
+        session = asked.call.session
         if session.first_call is None:
-            if latent.is_cuda:
-                torch.cuda.synchronize(latent.device)
+            if asked.latent.is_cuda:
+                torch.cuda.synchronize(asked.latent.device)
             session.first_call = time.perf_counter()
-        where, adapter = Where(name, step.branch), self._adapters.get(name)
-        if session.policy.site is Site.OUTPUT:
-            noisy = noisy_part(transformer.config, latent)
-            call = Call(session, where, step, latent_grid(noisy))
-            blocks = len(_stand_in(transformer, adapter).blocks) if adapter else 0
-            wrap = tupled if kwargs.get("return_dict") is False else Transformer2DModelOutput
-            out = denoise(call, noisy, blocks, self.store, proceed, wrap)
+        if self._side_by_side is not None and self._clock.guided:
+            out = self._side_by_side.called(asked)
         else:
-            if adapter is not None:
-                grid = adapter.grid(transformer.config, latent)
-                _stand_in(transformer, adapter).call = Call(session, where, step, grid)
-            out = proceed()
-        session.stats.measure(session.first_call, latent.device)
+            out = self._answer(asked, asked.compute)
+        session.stats.measure(session.first_call, asked.latent.device)
         return out
+
+    def _asked(
+        self,
+        transformer: nn.Module,
+        said: Announcement,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        proceed: Callable[[], Any],
+    ) -> Asked:
+        latent = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+        name = self._names[id(transformer)]
+        second = name == _TRANSFORMERS[1]
+        step = self._clock.tick(said, timestep_of(args, kwargs), second)
+        session, where = self._session(), Where(name, step.branch)
+        adapter = self._adapters.get(name)
+        noisy = noisy_part(transformer.config, latent)
+        wrap = tupled if kwargs.get("return_dict") is False else Transformer2DModelOutput
+        if session.policy.site is Site.OUTPUT or adapter is None:
+            return Asked(Call(session, where, step, latent_grid(noisy)), noisy, proceed, wrap)
+        call = Call(session, where, step, adapter.grid(transformer.config, latent))
+
+        def compute() -> Any:
+            _stand_in(transformer, adapter).call = call
+            return proceed()
+
+        return Asked(call, noisy, compute, wrap)
+
+    def _answer(self, asked: Asked, compute: Callable[[], Any]) -> Any:
+        call = asked.call
+        if call.policy.site is not Site.OUTPUT:
+            return compute()
+        blocks = self._blocks(call.where.transformer)
+        return denoise(call, asked.latent, blocks, self.store, compute, asked.wrap)
 
     def _session(self) -> Session:
         opened = self._opened.get()
@@ -228,7 +255,7 @@ def fingerprint(transformer: nn.Module) -> str:
     config: Any = transformer.config
     settings = {k: v for k, v in config.items() if not k.startswith("_")}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
-    return f"{type(transformer).__name__}-{digest.hexdigest()[:12]}"
+    return f"{class_name(transformer)}-{digest.hexdigest()[:12]}"
 
 
 def _transformers(target: Any) -> dict[str, nn.Module]:
