@@ -26,7 +26,7 @@ MAY_IMPORT = {
 ONLY_IN = {
     "ray": "serving/",
     "redis": "store/",
-    "xfuser": "parallel/xdit.py",
+    "xfuser": "parallel/",
     "diffusers.hooks": "models/seam.py",
     f"{OURS}.cli": "cli.py",
     f"{OURS}.toyworld": "toyworld/",

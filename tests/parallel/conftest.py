@@ -1,0 +1,32 @@
+"""One pair of ranks for all tests of this folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from diffusers import DiffusionPipeline
+from groups import Group, generate, quiet
+
+
+@pytest.fixture(scope="session")
+def pair() -> Iterator[Group]:
+    """Two processes; started at the first use, and again after a deadlock."""
+    pair = Group()
+    yield pair
+    pair.stop()
+
+
+@pytest.fixture(scope="session")
+def pipe_of(folders: dict[str, Path]) -> Callable[[str], Any]:
+    """A plain pipeline of each tiny model."""
+    return cache(lambda model: quiet(DiffusionPipeline.from_pretrained(folders[model])))
+
+
+@pytest.fixture(scope="session")
+def alone(pipe_of: Callable[[str], Any]) -> Callable[..., dict[str, Any]]:
+    """`alone(model, **arguments)`: the same run on one rank."""
+    return lambda model, **arguments: generate(pipe_of(model), **arguments)

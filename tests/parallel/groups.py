@@ -1,0 +1,313 @@
+"""Real ranks as child processes, and the cases that they and a single rank run alike.
+
+`Group` starts the processes once; cases are sent as (name of a method of `Rank`, arguments), so that many run in one
+group. One that doesn't answer in time is killed: a deadlock fails its test, not the suite.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from multiprocessing.connection import Client, Connection, Listener, wait
+from typing import Any
+
+LAYOUTS = {
+    "ulysses": (2, 1, 1),
+    "ring": (1, 2, 1),
+    "cfg": (1, 1, 2),
+    "ulysses × ring": (2, 2, 1),
+    "ulysses × cfg": (2, 1, 2),
+    "ring × cfg": (1, 2, 2),
+}
+CALL = {"height": 32, "width": 32, "num_frames": 9, "num_inference_steps": 8}
+NEAR = 1e-5
+"""Drifts this close to their threshold may fall on either side of it."""
+_KEY = b"ranks"
+
+
+class Group:
+    """Processes that join layouts and run cases."""
+
+    def __init__(self, size: int = 2, patience_s: float = 120.0) -> None:
+        self.size = size
+        self.patience_s = patience_s
+        self.processes: list[subprocess.Popen[bytes]] = []
+        self.lines: list[Connection] = []
+        self.layout = ""
+
+    def start(self) -> None:
+        """Starts them, if they aren't there."""
+        if self.processes:
+            return
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+        with Listener(authkey=_KEY) as listener:
+            for rank in range(self.size):
+                command = [sys.executable, __file__, str(listener.address), str(rank)]
+                self.processes.append(subprocess.Popen(command, env=environment))
+                self.lines.append(listener.accept())
+
+    def stop(self) -> None:
+        """Kills them."""
+        for process in self.processes:
+            process.kill()
+            process.wait()
+        self.processes, self.lines, self.layout = [], [], ""
+
+    def run(self, layout: str, case: str, **arguments: Any) -> list[Any]:
+        """What the case gives on each rank."""
+        self.start()
+        if layout != self.layout:
+            port = self._all("listen", 0)[0]
+            self._all("enter", layout=layout, port=port)
+            self.layout = layout
+        return self._all(case, **arguments)
+
+    def _all(self, case: str, *ranks: int, **arguments: Any) -> list[Any]:
+        lines = [self.lines[rank] for rank in ranks or range(self.size)]
+        for line in lines:
+            line.send((case, arguments))
+        answers: dict[Connection, Any] = {}
+        until = time.monotonic() + self.patience_s
+        while len(answers) < len(lines):
+            silent = [line for line in lines if line not in answers]
+            ready = wait(silent, max(0.0, until - time.monotonic()))
+            if not ready:
+                self.stop()
+                raise TimeoutError(f"{case} {arguments}: no answer; the ranks wait for each other")
+            for line in ready:
+                answers[line] = line.recv()
+        outcomes = [answers[line] for line in lines]
+        failures = [text for failed, text in outcomes if failed]
+        if failures:
+            self.stop()
+            raise RuntimeError("\n".join(failures))
+        return [value for _, value in outcomes]
+
+
+class Rank:
+    """One process's side: what the cases share, and the cases."""
+
+    def __init__(self, rank: int) -> None:
+        self.rank = rank
+        self.store: Any = None
+        self.member: Any = None
+        self.pipes: dict[str, Any] = {}
+
+    def listen(self) -> int:
+        """Rank 0 opens a store; its port."""
+        from warpcache_ray.parallel.xdit import open_store
+
+        self.store = open_store()
+        return int(self.store.port)
+
+    def enter(self, layout: str, port: int) -> None:
+        """Leaves the layout it is in and joins another."""
+        from warpcache_ray.parallel.layout import Layout
+        from warpcache_ray.parallel.xdit import connect, join
+
+        if self.member is not None:
+            self.member.leave()
+        if self.rank:
+            self.store = connect("127.0.0.1", port)
+        self.member = join(Layout(*LAYOUTS[layout]), self.rank, self.store)
+        self.pipes.clear()
+
+    def generate(self, folder: str, local: bool = False, **arguments: Any) -> dict[str, Any]:
+        """A run of a model that this layout shares; `local` keeps attention within each shard."""
+        if folder not in self.pipes:
+            self.pipes[folder] = quiet(self.member.load(folder))
+        ranks = Overheard(self.member.ranks)
+        with _local_attention() if local else nullcontext():
+            made = generate(self.pipes[folder], ranks, **arguments)
+        return {**made, "said": ranks.said}
+
+    def refused(self, folder: str, **arguments: Any) -> tuple[str, str]:
+        """Name and message of what a run that can't be shared raises."""
+        from warpcache_ray.errors import WarpCacheError
+
+        try:
+            self.generate(folder, **arguments)
+        except WarpCacheError as error:
+            return type(error).__name__, error.message
+        raise AssertionError("it was shared")
+
+    def cancelled(self, folder: str, at: int) -> tuple[str, int]:
+        """The error of a run that rank 0 alone is told to cancel, and how many steps it began."""
+        from warpcache_ray.engine.engine import Engine
+        from warpcache_ray.engine.events import Control, Generation
+        from warpcache_ray.errors import Cancelled
+        from warpcache_ray.policy_spec import parse_policy
+
+        begun = []
+
+        def on_step(event: Any) -> Control:
+            begun.append(event.index)
+            told = event.index == at and self.rank == 0
+            return Control.CANCEL if told else Control.CONTINUE
+
+        engine = Engine(self.member.load(folder), self.member.ranks)
+        try:
+            engine.generate(Generation("a cat", 0, **CALL), parse_policy("first_block"), on_step)
+        except Cancelled as error:
+            return str(error), len(begun)
+        raise AssertionError("it wasn't cancelled")
+
+    def fingerprint(self, folder: str) -> str:
+        """The model's, as this layout loads it."""
+        from warpcache_ray.engine.install import fingerprint
+
+        return fingerprint(self.member.load(folder).transformer)
+
+    def others_first_block_cache(self, folder: str, threshold: float) -> None:
+        """A run under diffusers' own first-block cache."""
+        from diffusers import FirstBlockCacheConfig
+
+        pipe = quiet(self.member.load(folder))
+        pipe.transformer.enable_cache(FirstBlockCacheConfig(threshold=threshold))
+        run(pipe)
+
+    def agree(self, word: int) -> int:
+        """Rank 0's word."""
+        return int(self.member.ranks.broadcast(word + self.rank))
+
+
+def quiet(pipe: Any) -> Any:
+    """The pipeline without a progress bar."""
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def run(pipe: Any, seed: int = 0, **changes: Any) -> Any:
+    """The final latents of a run."""
+    import torch
+
+    arguments = {**CALL, "max_sequence_length": 16, "output_type": "latent", **changes}
+    generator = torch.Generator().manual_seed(seed)
+    return pipe(prompt="a cat runs", generator=generator, **arguments).frames
+
+
+def generate(
+    pipe: Any, ranks: Any = None, spec: Any = "never", budget: int | None = None, **changes: Any
+) -> dict[str, Any]:
+    """A run under a policy: the final latents, what each denoiser call gave, and the decisions in order."""
+    from warpcache_ray.engine.install import Installation
+    from warpcache_ray.engine.session import SessionStore
+    from warpcache_ray.policy_spec import parse_policy
+
+    store = SessionStore() if budget is None else SessionStore(budget)
+    installation = Installation(pipe, parse_policy("never"), ranks, store)
+    try:
+        with outputs_of(pipe) as outputs, installation.session(parse_policy(spec)) as session:
+            final = run(pipe, **changes)
+    finally:
+        installation.remove()
+    return {
+        "latents": final.numpy(),
+        "outputs": [output.numpy() for output in outputs],
+        "decisions": [_row(record) for record in session.stats.records],
+        "evictions": session.stats.evictions,
+        "peak": session.stats.peak_cache_bytes,
+    }
+
+
+@contextmanager
+def outputs_of(pipe: Any) -> Iterator[list[Any]]:
+    """Fills with what each denoiser call gives."""
+    given: list[Any] = []
+    inner = pipe.transformer.forward
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        out = inner(*args, **kwargs)
+        given.append(out[0])
+        return out
+
+    pipe.transformer.forward = forward
+    try:
+        yield given
+    finally:
+        pipe.transformer.forward = inner
+
+
+class Overheard:
+    """Ranks that note what this one says of its own tokens."""
+
+    def __init__(self, ranks: Any) -> None:
+        self.ranks = ranks
+        self.said: list[list[list[float]]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.ranks, name)
+
+    def gather(self, values: Any) -> Any:
+        """Everyone's values."""
+        self.said.append(values.tolist())
+        return self.ranks.gather(values)
+
+
+def same_decisions(one: dict[str, Any], two: dict[str, Any]) -> int:
+    """Both runs decided alike, place by place, up to a drift too near its threshold; how many there were (0 or 1)."""
+    for mine, theirs in zip(one["decisions"], two["decisions"], strict=True):
+        assert mine["where"] == theirs["where"]
+        if mine["what"] != theirs["what"]:
+            assert mine["drift"] is not None, (mine, theirs)
+            assert abs(mine["drift"] - mine["threshold"]) <= NEAR, (mine, theirs)
+            # From here on the two runs are on different paths.
+            return 1
+        if mine["drift"] is not None:
+            assert abs(mine["drift"] - theirs["drift"]) <= NEAR + 1e-3 * mine["drift"]
+    return 0
+
+
+def _row(record: Any) -> dict[str, Any]:
+    decision = record.decision
+    return {
+        "where": (record.step, record.branch, record.layer),
+        "what": (
+            decision.action.value,
+            decision.reason,
+            tuple(o.value for o in decision.operators),
+        ),
+        "drift": decision.drift,
+        "threshold": decision.threshold,
+    }
+
+
+@contextmanager
+def _local_attention() -> Iterator[None]:
+    """Each rank's queries see the keys of its own shard alone."""
+    import xfuser.model_executor.layers.usp as usp
+
+    names = ("get_sequence_parallel_world_size", "get_ulysses_parallel_world_size")
+    kept = {name: getattr(usp, name) for name in names}
+    vars(usp).update(dict.fromkeys(names, lambda: 1))
+    try:
+        yield
+    finally:
+        vars(usp).update(kept)
+
+
+def serve(address: str, rank: int) -> None:
+    """Runs cases until the line closes."""
+    import torch
+
+    torch.set_num_threads(1)
+    own = Rank(rank)
+    with Client(address, authkey=_KEY) as line:
+        while True:
+            try:
+                case, arguments = line.recv()
+            except EOFError:
+                return
+            try:
+                line.send((False, getattr(own, case)(**arguments)))
+            except Exception:
+                line.send((True, f"rank {rank}: {traceback.format_exc()}"))
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1], int(sys.argv[2]))

@@ -1,0 +1,236 @@
+"""Two ranks make what one makes, and decide as one decides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from groups import Group, outputs_of, run, same_decisions
+
+from warpcache_ray.core.policies import POLICIES
+
+Alone = Callable[..., dict[str, Any]]
+Folders = dict[str, Path]
+
+SHARED = [(layout, model) for layout in ("ulysses", "ring") for model in ("wan", "hunyuan")] + [
+    ("cfg", "wan")
+]
+ODD = {"height": 48, "width": 48}
+"""27 tokens."""
+SPECS: dict[str, dict[str, Any]] = {
+    "never": {},
+    "interval": {"every": 3},
+    "first_block": {"threshold": 0.3},
+    "first_block, deeper": {"threshold": 0.36, "probe_depth": 2, "blocks": (0, 3)},
+    "teacache": {"threshold": 0.08},
+    "easycache": {"threshold": 0.4, "warmup": 2},
+    "magcache": {"ratios": (0.99,) * 8, "retention": 0.0},
+    "magcache, output": {"ratios": (0.99,) * 8, "retention": 0.0, "site": "output"},
+    "taylorseer": {"interval": 3, "order": 2},
+    "taylorseer, blocks": {"interval": 3, "order": 2, "site": "blocks"},
+    "taylorseer, layer": {"interval": 3, "order": 1, "site": "layer"},
+    "dicache": {"threshold": 0.08, "retention": 0.0},
+    "worldcache": {"threshold": 0.03, "warmup": 1},
+    "worldcache, spatial": {"threshold": 0.06, "warmup": 1, "warp": True, "warp_from": 2},
+    "warpcache": {"base_threshold": 0.006, "warp_threshold": 0.001, "min_threshold": 0.001},
+    "lemica": {"schedule": (0, 1, 4), "schedule_steps": 8},
+    "guidance": {"every": 3, "retention": 0.0},
+    "auto": {"max_calls": 4},
+}
+SKIPPING = [name for name in SPECS if name != "never"]
+
+
+def _spec(name: str) -> dict[str, Any]:
+    return {"name": name.split(",")[0], **SPECS[name]}
+
+
+def _same_on_both(first: dict[str, Any], second: dict[str, Any]) -> None:
+    assert first["decisions"] == second["decisions"]
+    assert first["evictions"] == second["evictions"]
+    np.testing.assert_array_equal(first["latents"], second["latents"])
+
+
+def _furthest(one: list[Any], two: list[Any]) -> float:
+    return max(float(abs(a - b).max()) for a, b in zip(one, two, strict=True))
+
+
+def test_every_policy_is_tried_here() -> None:
+    """The table above misses none."""
+    assert {_spec(name)["name"] for name in SPECS} == set(POLICIES)
+
+
+@pytest.mark.parametrize(("layout", "model"), SHARED)
+def test_forwards_are_those_of_plain_diffusers(
+    pair: Group, folders: Folders, pipe_of: Callable[[str], Any], layout: str, model: str
+) -> None:
+    """Each denoiser call gives what one process without any of this gives; the video ends up the same."""
+    pipe = pipe_of(model)
+    with outputs_of(pipe) as outputs:
+        final = run(pipe).numpy()
+    ranks = pair.run(layout, "generate", folder=str(folders[model]))
+    for rank in ranks:
+        assert _furthest([o.numpy() for o in outputs], rank["outputs"]) <= 1e-5
+        assert abs(final - rank["latents"]).max() <= 1e-4
+    _same_on_both(*ranks)
+
+
+@pytest.mark.parametrize("layout", ["ulysses", "ring"])
+@pytest.mark.parametrize("model", ["wan", "hunyuan"])
+def test_attention_within_a_shard_would_be_noticed(
+    pair: Group, folders: Folders, alone: Alone, layout: str, model: str
+) -> None:
+    """The comparison above fails if each rank attends to its own tokens only."""
+    ranks = pair.run(layout, "generate", folder=str(folders[model]), local=True)
+    assert _furthest(alone(model)["outputs"], ranks[0]["outputs"]) > 1e-3
+
+
+@pytest.mark.parametrize("name", SKIPPING)
+@pytest.mark.parametrize(("layout", "model"), SHARED)
+def test_two_ranks_decide_as_one(
+    pair: Group, folders: Folders, alone: Alone, layout: str, model: str, name: str
+) -> None:
+    """Step by step and branch by branch."""
+    one = alone(model, spec=_spec(name))
+    ranks = pair.run(layout, "generate", folder=str(folders[model]), spec=_spec(name))
+    _same_on_both(*ranks)
+    near = same_decisions(one, ranks[0])
+    if not near:
+        assert abs(one["latents"] - ranks[0]["latents"]).max() <= 1e-3
+    actions = {row["what"][0] for row in one["decisions"]}
+    assert actions > {"recompute"} or (name, model) == ("guidance", "hunyuan")
+
+
+@pytest.mark.parametrize("name", [*SKIPPING, "never"])
+def test_padding_counts_for_nothing(pair: Group, folders: Folders, alone: Alone, name: str) -> None:
+    """27 tokens on two ranks: outputs and decisions are those of one rank."""
+    one = alone("wan", spec=_spec(name), **ODD)
+    ranks = pair.run("ulysses", "generate", folder=str(folders["wan"]), spec=_spec(name), **ODD)
+    _same_on_both(*ranks)
+    if not same_decisions(one, ranks[0]):
+        assert _furthest(one["outputs"], ranks[0]["outputs"]) <= 1e-4
+
+
+@pytest.mark.parametrize(("layout", "model"), [("ulysses", "hunyuan"), ("ring", "wan")])
+def test_sizes_that_cannot_be_split_are_refused(
+    pair: Group, folders: Folders, layout: str, model: str
+) -> None:
+    """On both ranks, before they wait for each other, with sizes that work."""
+    for kind, message in pair.run(layout, "refused", folder=str(folders[model]), **ODD):
+        assert kind == "InvalidRequest"
+        assert "height = 48, width = 48, num_frames = 9: 27 tokens" in message
+        assert "width = 32, width = 64" in message
+    pair.run(layout, "generate", folder=str(folders[model]), num_inference_steps=1)
+
+
+@pytest.mark.parametrize("layout", ["ulysses", "ring"])
+def test_where_each_rank_alone_would_part_they_agree(
+    pair: Group, folders: Folders, alone: Alone, layout: str
+) -> None:
+    """With a threshold between the drifts of the two shards, diffusers' first-block cache waits forever."""
+    threshold = _between(pair, folders, layout)
+    spec = {"name": "first_block", "threshold": threshold}
+    ranks = pair.run(layout, "generate", folder=str(folders["wan"]), spec=spec)
+    _same_on_both(*ranks)
+    assert same_decisions(alone("wan", spec=spec), ranks[0]) == 0
+
+
+def _between(pair: Group, folders: Folders, layout: str) -> float:
+    """A threshold between the two shards' own drifts at the first step that measures."""
+    spec = {"name": "first_block", "threshold": 1e9}
+    ranks = pair.run(layout, "generate", folder=str(folders["wan"]), spec=spec)
+    first, second = (change / magnitude for ((change, magnitude),) in (r["said"][0] for r in ranks))
+    assert abs(first - second) > 1e-3
+    return float(first + second) / 2
+
+
+@pytest.mark.slow
+def test_others_deadlock_there(folders: Folders) -> None:
+    """The hang is real: the same threshold stops two ranks with diffusers' cache."""
+    pair = Group()
+    try:
+        threshold = _between(pair, folders, "ulysses")
+        pair.patience_s = 30.0
+        with pytest.raises((TimeoutError, RuntimeError)):
+            pair.run(
+                "ulysses",
+                "others_first_block_cache",
+                folder=str(folders["wan"]),
+                threshold=threshold,
+            )
+    finally:
+        pair.stop()
+
+
+@pytest.mark.parametrize("name", ["first_block", "worldcache", "taylorseer, layer", "auto"])
+@pytest.mark.parametrize(("layout", "model"), SHARED)
+def test_evictions_are_the_same_on_both(
+    pair: Group, folders: Folders, layout: str, model: str, name: str
+) -> None:
+    """With a budget for half of what a run keeps, ranks lose the same states at the same steps."""
+    case = {"folder": str(folders[model]), "spec": _spec(name)}
+    budget = min(rank["peak"] for rank in pair.run(layout, "generate", **case)) // 2
+    ranks = pair.run(layout, "generate", budget=budget, **case)
+    _same_on_both(*ranks)
+    assert ranks[0]["evictions"] > 0
+
+
+def test_unguided_runs_have_nothing_to_share_by_cfg(
+    pair: Group, folders: Folders, alone: Alone
+) -> None:
+    """Without guidance both halves compute the one branch."""
+    spec, free = _spec("first_block"), {"guidance_scale": 1.0}
+    ranks = pair.run("cfg", "generate", folder=str(folders["wan"]), spec=spec, **free)
+    _same_on_both(*ranks)
+    assert same_decisions(alone("wan", spec=spec, **free), ranks[0]) == 0
+    assert {row["where"][1] for row in ranks[0]["decisions"]} == {"cond"}
+
+
+@pytest.mark.parametrize("layout", ["ulysses", "cfg"])
+def test_a_cancel_ends_both_at_one_step(pair: Group, folders: Folders, layout: str) -> None:
+    """Rank 0 alone is told; the next run is as any."""
+    ranks = pair.run(layout, "cancelled", folder=str(folders["wan"]), at=3)
+    assert ranks == [("cancelled after step 4 of 8", 4)] * 2
+    pair.run(layout, "generate", folder=str(folders["wan"]), num_inference_steps=1)
+
+
+def test_the_word_is_rank_0s(pair: Group) -> None:
+    """Whatever the other ranks hold."""
+    assert [pair.run(layout, "agree", word=5) for layout in ("cfg", "ring")] == [[5, 5]] * 2
+
+
+@pytest.mark.parametrize(("layout", "model"), [("ulysses", "wan"), ("ulysses", "hunyuan")])
+def test_a_model_keeps_its_fingerprint(
+    pair: Group, folders: Folders, pipe_of: Callable[[str], Any], layout: str, model: str
+) -> None:
+    """What was calibrated on one rank serves several."""
+    from warpcache_ray.engine.install import fingerprint
+
+    told = pair.run(layout, "fingerprint", folder=str(folders[model]))
+    assert told == [fingerprint(pipe_of(model).transformer)] * 2
+
+
+@pytest.mark.slow
+def test_four_ranks_make_what_one_makes(folders: Folders, alone: Alone) -> None:
+    """Two ways of sharing at once, padded and not, cache off and on."""
+    group = Group(4)
+    try:
+        for layout, model, sizes in (
+            ("ulysses × ring", "wan", {}),
+            ("ulysses × ring", "hunyuan", {}),
+            ("ulysses × cfg", "wan", {}),
+            ("ulysses × cfg", "wan", ODD),
+            ("ring × cfg", "wan", {}),
+        ):
+            for name in ("never", "first_block", "worldcache, spatial", "warpcache", "auto"):
+                one = alone(model, spec=_spec(name), **sizes)
+                folder = str(folders[model])
+                ranks = group.run(layout, "generate", folder=folder, spec=_spec(name), **sizes)
+                for rank in ranks[1:]:
+                    _same_on_both(ranks[0], rank)
+                if not same_decisions(one, ranks[0]):
+                    assert _furthest(one["outputs"], ranks[0]["outputs"]) <= 1e-4
+    finally:
+        group.stop()
