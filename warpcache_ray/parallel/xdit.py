@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
-from datetime import timedelta
 from math import prod
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -141,10 +140,9 @@ def join(
     rank: int,
     store: Store,
     device: Literal["cpu", "cuda"] = "cpu",
-    timeout_s: float = 600.0,
 ) -> Member:
-    """Comes together with the other `layout.world_size` - 1 ranks that join through `store`. A process sees one GPU, or
-    none with device cpu; a collective that waits longer than `timeout_s` raises.
+    """Comes together with the other `layout.world_size` - 1 ranks that join through `store`. With device cuda a process
+    sees one GPU, its own.
 
     Raises:
         ImportError: xfuser isn't installed.
@@ -153,13 +151,7 @@ def join(
     from xfuser.core.distributed import parallel_state as state
 
     backend = "nccl" if device == "cuda" else "gloo"
-    dist.init_process_group(
-        backend,
-        store=store,
-        rank=rank,
-        world_size=layout.world_size,
-        timeout=timedelta(seconds=timeout_s),
-    )
+    dist.init_process_group(backend, store=store, rank=rank, world_size=layout.world_size)
     state.init_distributed_environment(
         rank=rank, world_size=layout.world_size, local_rank=0, backend=backend
     )
