@@ -28,5 +28,13 @@ def pipe_of(folders: dict[str, Path]) -> Callable[[str], Any]:
 
 @pytest.fixture(scope="session")
 def alone(pipe_of: Callable[[str], Any]) -> Callable[..., dict[str, Any]]:
-    """`alone(model, **arguments)`: the same run on one rank."""
-    return lambda model, **arguments: generate(pipe_of(model), **arguments)
+    """`alone(model, **arguments)`: the same run on one rank, made once."""
+    made: dict[str, dict[str, Any]] = {}
+
+    def run(model: str, **arguments: Any) -> dict[str, Any]:
+        key = f"{model} {arguments}"
+        if key not in made:
+            made[key] = generate(pipe_of(model), **arguments)
+        return made[key]
+
+    return run

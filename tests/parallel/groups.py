@@ -45,11 +45,13 @@ class Group:
         if self.processes:
             return
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-        with Listener(authkey=_KEY) as listener:
+        with Listener(backlog=self.size, authkey=_KEY) as listener:
             for rank in range(self.size):
                 command = [sys.executable, __file__, str(listener.address), str(rank)]
                 self.processes.append(subprocess.Popen(command, env=environment))
-                self.lines.append(listener.accept())
+            lines = [listener.accept() for _ in self.processes]
+        # They come in any order, each with its rank.
+        self.lines = [line for _, line in sorted((line.recv(), line) for line in lines)]
 
     def stop(self) -> None:
         """Kills them."""
@@ -71,22 +73,33 @@ class Group:
         lines = [self.lines[rank] for rank in ranks or range(self.size)]
         for line in lines:
             line.send((case, arguments))
-        answers: dict[Connection, Any] = {}
+        answers: dict[Connection, tuple[bool, Any]] = {}
         until = time.monotonic() + self.patience_s
-        while len(answers) < len(lines):
-            silent = [line for line in lines if line not in answers]
+        while silent := [line for line in lines if line not in answers]:
             ready = wait(silent, max(0.0, until - time.monotonic()))
             if not ready:
-                self.stop()
-                raise TimeoutError(f"{case} {arguments}: no answer; the ranks wait for each other")
+                break
             for line in ready:
-                answers[line] = line.recv()
-        outcomes = [answers[line] for line in lines]
-        failures = [text for failed, text in outcomes if failed]
-        if failures:
+                answers[line] = _received(line)
+                if answers[line][0]:
+                    # The others may wait for it in vain.
+                    until = min(until, time.monotonic() + 5.0)
+        failures = [text for failed, text in answers.values() if failed]
+        if silent or failures:
             self.stop()
-            raise RuntimeError("\n".join(failures))
-        return [value for _, value in outcomes]
+            if failures:
+                raise RuntimeError("\n".join(failures))
+            raise TimeoutError(f"{case} {arguments}: no answer; the ranks wait for each other")
+        return [answers[line][1] for line in lines]
+
+
+def _received(line: Connection) -> tuple[bool, Any]:
+    """Whether the case failed, and what it gave or its traceback."""
+    try:
+        failed, given = line.recv()
+    except EOFError:
+        return True, "a rank died"
+    return failed, given
 
 
 class Rank:
@@ -293,11 +306,12 @@ def _local_attention() -> Iterator[None]:
 
 def serve(address: str, rank: int) -> None:
     """Runs cases until the line closes."""
-    import torch
-
-    torch.set_num_threads(1)
-    own = Rank(rank)
     with Client(address, authkey=_KEY) as line:
+        line.send(rank)
+        import torch
+
+        torch.set_num_threads(1)
+        own = Rank(rank)
         while True:
             try:
                 case, arguments = line.recv()

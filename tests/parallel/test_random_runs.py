@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from groups import Group, same_decisions
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from warpcache_ray.core.policies import POLICIES
@@ -88,34 +88,37 @@ def _agree(
     assert first["evictions"] == second["evictions"]
     np.testing.assert_array_equal(first["latents"], second["latents"])
     if case["budget"] is None:
-        same_decisions(alone(model, **case), first)
+        event(f"drifts at their threshold: {same_decisions(alone(model, **case), first)}")
 
 
-@pytest.mark.parametrize("where", _LAYOUTS, ids=" ".join)
+_each_layout = pytest.mark.parametrize("where", _LAYOUTS, ids=" ".join)
+
+
+@_each_layout
+@settings(max_examples=10, deadline=None, derandomize=True, database=None)
+@given(case=_runs)
 def test_ranks_never_part(
-    pair: Group, folders: dict[str, Path], alone: Alone, where: tuple[str, str]
+    pair: Group,
+    folders: dict[str, Path],
+    alone: Alone,
+    where: tuple[str, str],
+    case: dict[str, Any],
 ) -> None:
     """A few dozen runs, the same ones each time."""
-
-    @settings(max_examples=10, deadline=None, derandomize=True, database=None)
-    @given(_runs)
-    def drawn(case: dict[str, Any]) -> None:
-        _agree(pair, folders, alone, where, case)
-
-    drawn()
+    _agree(pair, folders, alone, where, case)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("where", _LAYOUTS, ids=" ".join)
+@_each_layout
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(case=_runs)
 def test_hundreds_of_runs(
-    pair: Group, folders: dict[str, Path], alone: Alone, where: tuple[str, str]
+    pair: Group,
+    folders: dict[str, Path],
+    alone: Alone,
+    where: tuple[str, str],
+    case: dict[str, Any],
 ) -> None:
     """Other ones each time."""
-
-    @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
-    @given(_runs)
-    def drawn(case: dict[str, Any]) -> None:
-        _agree(pair, folders, alone, where, case)
-
-    drawn()
+    _agree(pair, folders, alone, where, case)

@@ -43,6 +43,8 @@ SPECS: dict[str, dict[str, Any]] = {
     "auto": {"max_calls": 4},
 }
 SKIPPING = [name for name in SPECS if name != "never"]
+PADDED = ["never", "first_block, deeper", "teacache", "dicache", "worldcache, spatial", "warpcache"]
+"""Those that look at tokens."""
 
 
 def _spec(name: str) -> dict[str, Any]:
@@ -92,20 +94,27 @@ def test_attention_within_a_shard_would_be_noticed(
 @pytest.mark.parametrize("name", SKIPPING)
 @pytest.mark.parametrize(("layout", "model"), SHARED)
 def test_two_ranks_decide_as_one(
-    pair: Group, folders: Folders, alone: Alone, layout: str, model: str, name: str
+    pair: Group,
+    folders: Folders,
+    alone: Alone,
+    layout: str,
+    model: str,
+    name: str,
+    record_property: Callable[[str, object], None],
 ) -> None:
-    """Step by step and branch by branch."""
+    """Step by step and branch by branch; how often a drift was too near its threshold to tell is reported."""
     one = alone(model, spec=_spec(name))
     ranks = pair.run(layout, "generate", folder=str(folders[model]), spec=_spec(name))
     _same_on_both(*ranks)
     near = same_decisions(one, ranks[0])
+    record_property("drifts at their threshold", near)
     if not near:
         assert abs(one["latents"] - ranks[0]["latents"]).max() <= 1e-3
     actions = {row["what"][0] for row in one["decisions"]}
     assert actions > {"recompute"} or (name, model) == ("guidance", "hunyuan")
 
 
-@pytest.mark.parametrize("name", [*SKIPPING, "never"])
+@pytest.mark.parametrize("name", PADDED)
 def test_padding_counts_for_nothing(pair: Group, folders: Folders, alone: Alone, name: str) -> None:
     """27 tokens on two ranks: outputs and decisions are those of one rank."""
     one = alone("wan", spec=_spec(name), **ODD)
@@ -163,7 +172,7 @@ def test_two_experts_and_images_go_too(
     ):
         folder = tmp_path / type(pipe).__name__
         pipe.save_pretrained(folder)
-        for name in ("never", "first_block", "worldcache, spatial", "auto"):
+        for name in ("first_block", "auto"):
             one = generate(pipe, spec=_spec(name), **changes)
             ranks = pair.run(layout, "generate", folder=str(folder), spec=_spec(name), **changes)
             _same_on_both(*ranks)
@@ -189,8 +198,10 @@ def test_others_deadlock_there(folders: Folders) -> None:
         pair.stop()
 
 
-@pytest.mark.parametrize("name", ["first_block", "worldcache", "taylorseer, layer", "auto"])
-@pytest.mark.parametrize(("layout", "model"), SHARED)
+@pytest.mark.parametrize("name", ["first_block", "taylorseer, layer", "auto"])
+@pytest.mark.parametrize(
+    ("layout", "model"), [("ulysses", "wan"), ("ulysses", "hunyuan"), ("cfg", "wan")]
+)
 def test_evictions_are_the_same_on_both(
     pair: Group, folders: Folders, layout: str, model: str, name: str
 ) -> None:
