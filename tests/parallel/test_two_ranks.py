@@ -157,6 +157,20 @@ def _between(pair: Group, folders: Folders, layout: str) -> float:
     return float(first + second) / 2
 
 
+@pytest.mark.parametrize("tokens", [15, 16])
+@pytest.mark.parametrize("layout", ["ulysses", "ring"])
+def test_texts_of_any_length_are_joined(
+    pair: Group, folders: Folders, alone: Alone, layout: str, tokens: int
+) -> None:
+    """HunyuanVideo's are shared out where they are even in number, else held by all; skips keep track of both."""
+    case = {"spec": _spec("first_block, deeper"), "max_sequence_length": tokens}
+    one = alone("hunyuan", **case)
+    ranks = pair.run(layout, "generate", folder=str(folders["hunyuan"]), **case)
+    _same_on_both(*ranks)
+    assert same_decisions(one, ranks[0]) == 0
+    assert _furthest(one["outputs"], ranks[0]["outputs"]) <= 1e-5
+
+
 @pytest.mark.parametrize("layout", ["ulysses", "cfg"])
 def test_two_experts_and_images_go_too(
     pair: Group, two_experts: Any, tmp_path: Path, layout: str
