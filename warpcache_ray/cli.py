@@ -56,8 +56,8 @@ def serve(
 
     try:
         checked = load_application(config)
-        check_layout(checked)
         check_model(checked)
+        check_layout(checked)
     except WarpCacheError as error:
         raise _complain(error) from error
     os.execvp(sys.executable, [sys.executable, "-m", "ray.serve.scripts", "run", str(config)])

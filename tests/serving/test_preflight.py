@@ -3,7 +3,7 @@ import pytest
 from warpcache_ray.config import ModelConfig, ServiceConfig
 from warpcache_ray.errors import InvalidConfig
 from warpcache_ray.parallel.layout import Layout
-from warpcache_ray.serving.preflight import check_devices, check_model
+from warpcache_ray.serving.preflight import check_devices, check_layout, check_model
 
 
 def test_a_folder_with_an_index_is_a_model(tmp_path):
@@ -44,3 +44,25 @@ def test_gpus_must_suffice(device, layout, replicas, gpus, fine):
         check_devices(config, resources)
     needed = layout.world_size * replicas
     assert f"needs {needed} GPUs; the cluster has {gpus}" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("layout", "model", "told"),
+    [
+        (Layout(ulysses=3), "wan", "it must divide the model's 2 heads: 1, 2"),
+        (Layout(cfg=2), "hunyuan", "has no uncond branch; it must be 1"),
+    ],
+)
+def test_what_cannot_be_shared_is_refused(layout, model, told, folders):
+    """From the model's files alone, with what would work."""
+    config = ServiceConfig(ModelConfig(str(folders[model]), device="cpu"), parallel=layout)
+    with pytest.raises(InvalidConfig, match=told):
+        check_layout(config)
+
+
+def test_two_ranks_fit_on_two_cores(folders):
+    """Beside driver and ingress; a layout that the model can follow passes."""
+    model = ModelConfig(str(folders["wan"]), device="cpu")
+    config = ServiceConfig(model, parallel=Layout(ulysses=2))
+    check_devices(config, {"CPU": 2.0})
+    check_layout(config)

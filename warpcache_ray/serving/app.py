@@ -36,9 +36,9 @@ def build(args: dict[str, Any]) -> Application:
     """
     try:
         config = parse_config(args)
-        check_layout(config)
         check_devices(config, ray.cluster_resources())
         check_model(config)
+        check_layout(config)
     except InvalidConfig as error:
         _end_serve_run(error)
         raise

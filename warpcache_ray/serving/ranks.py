@@ -16,6 +16,7 @@ from warpcache_ray.policy_spec import parse_policy
 
 # The engine loads torch and diffusers. Only a rank's own process pays for that, when it is made.
 if TYPE_CHECKING:
+    from warpcache_ray.engine.engine import Engine
     from warpcache_ray.engine.events import Control, Result, StepEvent
     from warpcache_ray.engine.stats import CacheStats
 
@@ -25,20 +26,16 @@ log = logging.getLogger(__name__)
 
 class Rank:
     """Generates in one thread; a second one reads its progress and sets its control word, so that no call waits
-    for a step and no step for a call."""
+    for a step and no step for a call. Ranks that share a generation make the same calls; the first one's word counts,
+    and it publishes what all have made."""
 
-    def __init__(self, config: ServiceConfig) -> None:
+    def __init__(self, config: ServiceConfig, index: int = 0) -> None:
         import torch
 
-        from warpcache_ray.engine.engine import Engine
-
         torch.set_num_threads(config.threads)
-        path = config.model.folder or config.model.path
         self.config = config
-        self.engine = Engine.load(
-            path, config.model.dtype, config.model.device, config.model.revision
-        )
-        self.engine.store.budget = config.cache_bytes
+        self.index = index
+        self._store: Any = None
         self._lock = threading.Lock()
         self._attempt = ""
         self._cancelled = ""
@@ -47,9 +44,32 @@ class Rank:
         self._drifts: list[float] = []
         self._counts: dict[str, Any] = _totals(None)
 
-    def info(self) -> dict[str, Any]:
-        """What the model can make."""
+    def open(self) -> tuple[str, int]:
+        """Where the other ranks find this one, on a port that was free."""
+        from warpcache_ray.parallel.xdit import open_store
+
+        host = ray.util.get_node_ip_address()
+        self._store = open_store(host)
+        return host, self._store.port
+
+    def load(self, meeting: tuple[str, int] | None) -> dict[str, Any]:
+        """Loads the model, together with the ranks that come to the meeting; says what it can make."""
+        from warpcache_ray.engine.engine import Engine
+
+        model = self.config.model
+        path, kind = model.folder or model.path, (model.dtype, model.device, model.revision)
+        self.engine = self._share(path, meeting) if meeting else Engine.load(path, *kind)
+        self.engine.store.budget = self.config.cache_bytes
         return asdict(self.engine.info)
+
+    def _share(self, path: str | Path, meeting: tuple[str, int]) -> Engine:
+        from warpcache_ray.engine.engine import Engine
+        from warpcache_ray.parallel.xdit import connect, join
+
+        model = self.config.model
+        store = self._store or connect(*meeting)
+        member = join(self.config.parallel, self.index, store, model.device)
+        return Engine(member.load(path, model.dtype, model.revision), member.ranks)
 
     @ray.method(concurrency_group="control")
     def progress(self, attempt: str) -> dict[str, Any]:
@@ -87,7 +107,7 @@ class Rank:
                 self._on_step,
                 request=attempt["job_id"],
             )
-            return self._publish(attempt, result), None
+            return self._publish(attempt, result) if self.index == 0 else {}, None
         except WarpCacheError as error:
             return {}, error.to_dict()
         except Exception as error:

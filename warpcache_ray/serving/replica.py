@@ -16,17 +16,22 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from warpcache_ray.config import ServiceConfig
 from warpcache_ray.errors import NotFound, WorkerLost
 from warpcache_ray.serving import coordinator
-from warpcache_ray.serving.preflight import DRIVER_CPUS
+from warpcache_ray.serving.preflight import DRIVER_CPUS, RANK_CPUS
 from warpcache_ray.serving.ranks import Rank, rank_environment
 
 CLAIM_S = 4.0
 REPORT_S = 0.2
 RECONNECT_S = 0.5
+PARTING_S = 5.0
+"""When one rank has failed, the others fail with it as soon as this, or wait for it in vain."""
+
+Outcome = tuple[dict[str, Any], dict[str, Any] | None]
+"""What to publish, and the error if there is one."""
 
 
 def bundles(config: ServiceConfig) -> list[dict[str, float]]:
     """The replica's placement group: the driver, then one bundle per rank."""
-    rank: dict[str, float] = {"CPU": 1}
+    rank: dict[str, float] = {"CPU": RANK_CPUS}
     if config.model.device == "cuda":
         rank["GPU"] = 1
     return [{"CPU": DRIVER_CPUS}, *[rank] * config.parallel.world_size]
@@ -41,7 +46,10 @@ class Replica:
         self.coordinator = coordinator.connect(serve.get_replica_context().app_name, config)
         self.failed: str | None = None
         self.ranks = [self._start_rank(i) for i in range(config.parallel.world_size)]
-        self.info: dict[str, Any] = await self.ranks[0].info.remote()
+        shared = config.parallel.world_size > 1
+        meeting = await self.ranks[0].open.remote() if shared else None
+        self.info: dict[str, Any]
+        self.info, *_ = await asyncio.gather(*[r.load.remote(meeting) for r in self.ranks])
         self.work = asyncio.create_task(self._work())
 
     async def check_health(self) -> None:
@@ -56,11 +64,11 @@ class Replica:
         place = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=index + 1)
         actor = ray.remote(concurrency_groups={"control": 2})(Rank)
         return actor.options(
-            num_cpus=1,
+            num_cpus=RANK_CPUS,
             num_gpus=1 if self.config.model.device == "cuda" else 0,
             scheduling_strategy=place,
             runtime_env={"env_vars": rank_environment(self.config)},
-        ).remote(self.config)
+        ).remote(self.config, index)
 
     async def _work(self) -> None:
         while self.failed is None:
@@ -82,8 +90,7 @@ class Replica:
             asyncio.create_task(self._relay_cancel(attempt)),
         ]
         try:
-            outcomes = await asyncio.gather(*[r.generate.remote(attempt) for r in self.ranks])
-            result, error = outcomes[0]
+            result, error = await self._generate(attempt)
             await self._report(attempt)
         except (RayError, TimeoutError) as lost:
             result, error = {}, self._lose_ranks(lost).to_dict()
@@ -92,6 +99,17 @@ class Replica:
                 relay.cancel()
             await asyncio.gather(*relays, return_exceptions=True)
         await self._finish(attempt, result, error)
+
+    async def _generate(self, attempt: dict[str, Any]) -> Outcome:
+        """What the first rank gives once all are through."""
+        runs: list[asyncio.Future[Outcome]] = [
+            asyncio.ensure_future(r.generate.remote(attempt)) for r in self.ranks
+        ]
+        for finished in asyncio.as_completed(runs):
+            _, error = await finished
+            if error:
+                await asyncio.wait_for(asyncio.gather(*runs), PARTING_S)
+        return runs[0].result()
 
     async def _finish(
         self, attempt: dict[str, Any], result: dict[str, Any], error: dict[str, Any] | None

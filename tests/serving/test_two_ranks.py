@@ -1,0 +1,96 @@
+"""A replica whose two ranks share each generation, as real processes."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from warpcache_ray.engine.engine import Engine
+from warpcache_ray.engine.events import Generation
+from warpcache_ray.policy_spec import parse_policy
+
+pytestmark = pytest.mark.slow
+
+LONG = {"prompt": "a cat", "seed": 0, "policy": "interval", "num_inference_steps": 100}
+SIZE = {"height": 32, "width": 32, "num_frames": 9, "num_inference_steps": 8}
+POLICIES = {
+    "auto": {"name": "auto", "max_calls": 4},
+    "worldcache": {"name": "worldcache", "threshold": 0.5},
+    "exact": "never",
+}
+OF_ONE_RANK = {"seconds", "peak_memory_bytes", "peak_cache_bytes"}
+"""A rank's own: its time, its memory, its share of the features."""
+
+
+def ranks() -> list[psutil.Process]:
+    """The processes of rank actors, the oldest first."""
+    found = [
+        process
+        for process in psutil.process_iter(["cmdline", "create_time"])
+        if "ray::Rank" in " ".join(process.info["cmdline"] or [])
+    ]
+    return sorted(found, key=lambda process: process.info["create_time"])
+
+
+@pytest.fixture
+def shared(deploy: Callable[..., httpx.Client]) -> httpx.Client:
+    """The two-rank configuration with a tiny model."""
+    client = deploy("toyworld-2rank", "wan", parallel={"ulysses": 2}, step_timeout_s=10.0)
+    return client
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_two_ranks_make_what_one_makes(
+    shared: httpx.Client, folders: dict[str, Path], name: str
+) -> None:
+    """The same decisions as one engine by itself; the same latents to the last bit, but where sums over the ranks
+    enter the features (WorldCache's gain)."""
+    policy = POLICIES[name]
+    asked = {"prompt": "a cat", "seed": 3, "policy": policy, "wait": True}
+    record = shared.post("/generate", json=asked).raise_for_status().json()
+    engine = Engine.load(folders["wan"])
+    alone = engine.generate(Generation("a cat", 3, **SIZE), parse_policy(policy))
+    assert record["status"] == "succeeded"
+    decided = {k: v for k, v in alone.stats.summary().items() if k not in OF_ONE_RANK}
+    assert {k: v for k, v in record["cache"].items() if k not in OF_ONE_RANK} == decided
+    same = record["result"]["latents_sha256"] == alone.latents_sha256
+    assert same or name == "worldcache"
+
+
+@pytest.mark.parametrize(
+    ("fault", "which"),
+    [(signal.SIGKILL, 0), (signal.SIGKILL, 1), (signal.SIGSTOP, 0), (signal.SIGSTOP, 1)],
+    ids=["first killed", "second killed", "first hung", "second hung"],
+)
+def test_ranks_live_and_die_together(
+    shared: httpx.Client, until: Callable[..., Any], fault: int, which: int
+) -> None:
+    """Whichever rank dies or hangs in mid-job, both are replaced and the job is made by the next pair."""
+    before = ranks()
+    job = shared.post("/generate", json=LONG).raise_for_status().json()
+    until(shared, job["id"], lambda r: r["step"] > 5)
+    before[which].send_signal(fault)
+    record = until(shared, job["id"], lambda r: r["finished_at"] is not None)
+    assert (record["status"], record["fence"]) == ("succeeded", 2)
+    after = ranks()
+    assert len(after) == 2
+    assert not {p.pid for p in before} & {p.pid for p in after}
+
+
+def test_a_cancel_is_heard_by_both(shared: httpx.Client, until: Callable[..., Any]) -> None:
+    """It ends the job, and the pair goes on with the next one."""
+    before = {p.pid for p in ranks()}
+    job = shared.post("/generate", json=LONG).raise_for_status().json()
+    until(shared, job["id"], lambda r: r["step"] > 5)
+    shared.delete(f"/jobs/{job['id']}").raise_for_status()
+    record = until(shared, job["id"], lambda r: r["finished_at"] is not None)
+    assert record["status"] == "cancelled"
+    short = {**LONG, "num_inference_steps": 4, "wait": True}
+    assert shared.post("/generate", json=short).json()["status"] == "succeeded"
+    assert {p.pid for p in ranks()} == before
