@@ -11,7 +11,7 @@ Where the paper taken literally fails, this follows what it argues for instead:
 - eq. 8 mixes probe and deep residuals; the gain is fitted on probe residuals alone and applied to deep ones.
 - the spatial warp estimates flow from the *kept* input of a recompute to the current one, frame by frame on the
   (frames, rows, columns) grid, and warps the residuals before the extrapolation; off by default, since a scene
-  hardly moves between two denoising steps.
+  hardly moves between two denoising steps: on the image-to-video demo model it loses 9 to 15 dB at the same calls.
 - runs of skips are capped, and a batch recomputes if any of its samples must.
 """
 
