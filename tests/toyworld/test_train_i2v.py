@@ -58,6 +58,8 @@ def test_a_run_makes_a_pipeline_that_goes_on(tmp_path: Path) -> None:
     main([*common, "--out", str(second), "--max-minutes", "0", "--start-from", str(made)])
     file = "transformer/diffusion_pytorch_model.safetensors"
     assert (second / "toyworld-wan-i2v" / file).read_bytes() == (made / file).read_bytes()
+    for config in (second / "toyworld-wan-i2v").rglob("*.json"):
+        assert str(tmp_path) not in config.read_text()
     pipe = DiffusionPipeline.from_pretrained(made, dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
     image = torch.rand(1, 3, 64, 64)

@@ -87,8 +87,11 @@ def write_folder(options: Options) -> None:
     transformer = folder.build_transformer(folder_i2v.IN_CHANNELS)
     saved = torch.load(options.out / "transformer.pt", weights_only=True, map_location="cpu")
     transformer.load_state_dict(saved["average"], strict=False)
+    # A loaded VAE's configuration would tell where it lay.
+    vae = folder.build_vae(pipe.vae.config.latents_std)
+    vae.load_state_dict(pipe.vae.state_dict())
     out = options.out / "toyworld-wan-i2v"
-    folder.save(out, transformer, pipe.text_encoder, pipe.vae, WanImageToVideoPipeline)
+    folder.save(out, transformer, pipe.text_encoder, vae, WanImageToVideoPipeline)
 
 
 STAGES: dict[str, Callable[[Options], None]] = {
