@@ -89,18 +89,13 @@ def generate(
     """Generate a video here, without a server."""
     from warpcache_ray.engine.events import Generation
 
-    given = {
-        "height": height,
-        "width": width,
-        "num_frames": num_frames,
-        "guidance_scale": guidance_scale,
-    }
+    sampled = _sampled(model, height, width, num_frames, guidance_scale)
     generation = Generation(
         prompt=prompt,
         seed=secrets.randbelow(2**31) if seed is None else seed,
         num_inference_steps=num_inference_steps,
         negative_prompt=negative_prompt,
-        **_sampled(model, **given),
+        **sampled,
     )
     try:
         form = _format(out)
@@ -178,13 +173,8 @@ def profile(
     try:
         check_policy_file(out)
         parse_policy("auto", max_calls=max_calls, target_psnr=target_psnr)
-        given = {
-            "height": height,
-            "width": width,
-            "num_frames": num_frames,
-            "guidance_scale": guidance_scale,
-        }
-        sampled = _sampled(model, **given) | {"num_inference_steps": steps}
+        sampled = _sampled(model, height, width, num_frames, guidance_scale)
+        sampled["num_inference_steps"] = steps
         captions = _captions(model, prompts)[:count]
         engine = _load(model, dtype, device, threads)
         # Calibration watches the pipeline itself.
@@ -282,10 +272,10 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
-def _sampled(model: str, **given: Any) -> dict[str, Any]:
-    """The pipeline arguments that are given; the demo model has defaults of its own."""
+def _sampled(model: str, *given: float | None) -> dict[str, Any]:
+    """The pipeline arguments that are given, in this order; the demo model has defaults of its own."""
     defaults = {"height": 64, "width": 64, "num_frames": 17, "guidance_scale": 4.0}
-    chosen = {name: value for name, value in given.items() if value is not None}
+    chosen = {n: value for n, value in zip(defaults, given, strict=True) if value is not None}
     return {**(defaults if model == DEMO_MODEL else {}), **chosen}
 
 

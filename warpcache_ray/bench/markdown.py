@@ -13,17 +13,17 @@ _DASH = "–"
 
 def render(about: Mapping[str, Any], scores: Sequence[Score], steps: int) -> str:
     """Calls at equal quality, all settings, the noise floor."""
-    conditions = about["conditions"]
+    conditions, methods = about["conditions"], costs(scores, steps)
     lines = [
         f"{about['model']} ({conditions['fingerprint']}), {steps} steps, guidance {conditions['guidance_scale']:g}, "
         f"{about['prompts']} prompts ({about['prompts_fast']} fast).",
         "",
-        *_targets(scores, steps),
+        *_targets(methods, steps),
         "",
         "Calls are full guided evaluations; in brackets the ratio to all steps. Interpolated between measured points "
         f"(PSNR linear in log calls); {_DASH}: the method's points don't bracket the quality. `with probes`: block "
         "evaluations in units of calls. `fast`: prompts with fast motion only.",
-        *_lead(scores, steps),
+        *_lead(methods),
         "",
         *_settings(scores),
     ]
@@ -34,7 +34,7 @@ def render(about: Mapping[str, Any], scores: Sequence[Score], steps: int) -> str
     return "\n".join(lines) + "\n"
 
 
-def _targets(scores: Sequence[Score], steps: int) -> list[str]:
+def _targets(methods: Mapping[str, Mapping[str, Any]], steps: int) -> list[str]:
     head = ["method", *(f"calls at {t:g} dB" for t in TARGETS)]
     head += [
         *(f"with probes, {t:g}" for t in TARGETS),
@@ -43,7 +43,7 @@ def _targets(scores: Sequence[Score], steps: int) -> list[str]:
         "state",
     ]
     rows = []
-    for method, cost in costs(scores, steps).items():
+    for method, cost in methods.items():
         calls = [_calls(cost["calls"][f"{t:g}"], steps) for t in TARGETS]
         rest = [
             _number(cost[name][f"{t:g}"], 1)
@@ -55,11 +55,11 @@ def _targets(scores: Sequence[Score], steps: int) -> list[str]:
     return _table(head, rows)
 
 
-def _lead(scores: Sequence[Score], steps: int) -> list[str]:
+def _lead(methods: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """`auto` beside the best other method, a line for each quality that both reach."""
     return [
         line
-        for target, found in lead(costs(scores, steps)).items()
+        for target, found in lead(methods).items()
         for line in (
             "",
             f"At {target} dB `auto` needs {found['auto']:.1f} calls, the best other, {found['method']}, "

@@ -27,7 +27,14 @@ from warpcache_ray.engine.stats import CacheStats
 from warpcache_ray.errors import InvalidPolicy, InvalidRequest
 from warpcache_ray.models import ADAPTERS, adapter_for, class_name
 from warpcache_ray.models.adapter import ModelAdapter
-from warpcache_ray.models.seam import Announcement, attach, detach, observer_of, timestep_of
+from warpcache_ray.models.seam import (
+    Announcement,
+    attach,
+    detach,
+    latent_of,
+    observer_of,
+    timestep_of,
+)
 from warpcache_ray.policy_spec import PolicySpec, parse_policy
 
 _TRANSFORMERS = ("transformer", "transformer_2")
@@ -164,7 +171,7 @@ class Installation:
         kwargs: dict[str, Any],
         proceed: Callable[[], Any],
     ) -> Asked:
-        latent = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+        latent = latent_of(args, kwargs)
         name = self._names[id(transformer)]
         second = name == _TRANSFORMERS[1]
         step = self._clock.tick(said, timestep_of(args, kwargs), second)

@@ -71,6 +71,11 @@ class _CallHook(ModelHook):  # type: ignore[misc]
         )
 
 
+def latent_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The latent among a denoiser call's arguments, the first of those given by position."""
+    return kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+
+
 def timestep_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """The timestep among a denoiser call's arguments, the second of those given by position."""
     return kwargs["timestep"] if "timestep" in kwargs else args[1]

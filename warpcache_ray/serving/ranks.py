@@ -16,9 +16,9 @@ from warpcache_ray.policy_spec import parse_policy
 
 # The engine loads torch and diffusers. Only a rank's own process pays for that, when it is made.
 if TYPE_CHECKING:
-    from warpcache_ray.engine.engine import Engine
     from warpcache_ray.engine.events import Control, Result, StepEvent
     from warpcache_ray.engine.stats import CacheStats
+    from warpcache_ray.parallel.xdit import Member
 
 
 log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ class Rank:
     for a step and no step for a call. Ranks that share a generation make the same calls; the first one's word counts,
     and it publishes what all have made."""
 
-    def __init__(self, config: ServiceConfig, index: int = 0) -> None:
+    def __init__(self, config: ServiceConfig, index: int) -> None:
         import torch
 
         torch.set_num_threads(config.threads)
@@ -57,19 +57,20 @@ class Rank:
         from warpcache_ray.engine.engine import Engine
 
         model = self.config.model
-        path, kind = model.folder or model.path, (model.dtype, model.device, model.revision)
-        self.engine = self._share(path, meeting) if meeting else Engine.load(path, *kind)
+        path = model.folder or model.path
+        if meeting is None:
+            self.engine = Engine.load(path, model.dtype, model.device, model.revision)
+        else:
+            member = self._join(meeting)
+            self.engine = Engine(member.load(path, model.dtype, model.revision), member.ranks)
         self.engine.store.budget = self.config.cache_bytes
         return asdict(self.engine.info)
 
-    def _share(self, path: str | Path, meeting: tuple[str, int]) -> Engine:
-        from warpcache_ray.engine.engine import Engine
+    def _join(self, meeting: tuple[str, int]) -> Member:
         from warpcache_ray.parallel.xdit import connect, join
 
-        model = self.config.model
         store = self._store or connect(*meeting)
-        member = join(self.config.parallel, self.index, store, model.device)
-        return Engine(member.load(path, model.dtype, model.revision), member.ranks)
+        return join(self.config.parallel, self.index, store, self.config.model.device)
 
     @ray.method(concurrency_group="control")
     def progress(self, attempt: str) -> dict[str, Any]:

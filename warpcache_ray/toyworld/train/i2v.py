@@ -8,21 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from diffusers import DiffusionPipeline, WanImageToVideoPipeline
 from torch import Tensor
 from tqdm import tqdm
 
 from warpcache_ray.toyworld import folder, folder_i2v
-from warpcache_ray.toyworld.captions import vary
 from warpcache_ray.toyworld.scene import FRAMES
 from warpcache_ray.toyworld.train.data import draw, draw_scene, load_clips, load_code
 from warpcache_ray.toyworld.train.loop import Options, optimizers, run
 from warpcache_ray.toyworld.train.wan import (
-    NO_CAPTION_SHARE,
     DenseAttention,
-    draw_times,
+    draw_captions,
     embed_captions,
+    flow_loss,
 )
 
 START = Path(__file__).parents[1] / "wan"
@@ -66,16 +64,10 @@ def train_transformer(options: Options) -> None:
 
     def loss_of(step: int, rng: random.Random) -> tuple[Tensor, dict[str, float]]:
         order = rng.sample(range(count), options.batch)
-        captions = ["" if rng.random() < NO_CAPTION_SHARE else vary(scenes[i], rng) for i in order]
+        captions = draw_captions([scenes[i] for i in order], rng)
         clean, given = (x[order].float().to(options.device) for x in (clips, conditions))
-        noise = torch.randn_like(clean)
-        sigma = draw_times(options.batch, options.device)
-        s = sigma.view(-1, 1, 1, 1, 1)
-        seen = torch.cat([(1 - s) * clean + s * noise, given], 1)
         text = embed_captions(pipe.tokenizer, encoder, captions)
-        with torch.autocast(options.device, torch.bfloat16):
-            out = transformer(seen, sigma * 1000, text, return_dict=False)[0]
-        loss = F.mse_loss(out.float(), noise - clean)
+        loss = flow_loss(transformer, clean, text, given)
         return loss, {"loss": loss.item()}
 
     run("transformer", options, transformer, optimizers(transformer, 1e-3, 1e-3), loss_of)

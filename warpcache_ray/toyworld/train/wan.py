@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import UMT5EncoderModel
 
 from warpcache_ray.toyworld import folder
-from warpcache_ray.toyworld.captions import vary
+from warpcache_ray.toyworld.captions import Scene, vary
 from warpcache_ray.toyworld.reading import Reader, answers
 from warpcache_ray.toyworld.train.data import (
     HELD_OUT_SEED,
@@ -147,6 +147,25 @@ def draw_times(count: int, device: str) -> Tensor:
     return shift * u / (1 + (shift - 1) * u)
 
 
+def draw_captions(scenes: list[Scene], rng: random.Random) -> list[str]:
+    """A wording of each scene, some left out: what guidance pushes away from."""
+    return ["" if rng.random() < NO_CAPTION_SHARE else vary(scene, rng) for scene in scenes]
+
+
+def flow_loss(
+    transformer: WanTransformer3DModel, clean: Tensor, text: Tensor, beside: Tensor | None = None
+) -> Tensor:
+    """Of the velocity at random times; `beside` the noisy clips stand further channels, if there are any."""
+    noise = torch.randn_like(clean)
+    sigma = draw_times(len(clean), clean.device.type)
+    s = sigma.view(-1, 1, 1, 1, 1)
+    noisy = (1 - s) * clean + s * noise
+    seen = noisy if beside is None else torch.cat([noisy, beside], 1)
+    with torch.autocast(clean.device.type, torch.bfloat16):
+        out = transformer(seen, sigma * 1000, text, return_dict=False)[0]
+    return F.mse_loss(out.float(), noise - clean)
+
+
 def train_transformer(options: Options) -> None:
     """Flow matching on the coded clips, times logit-normal with Wan's shift, one caption in ten left out."""
     clips = load_clips(options.out, load_code(options.out), options.clips)
@@ -168,15 +187,8 @@ def train_transformer(options: Options) -> None:
 
     def loss_of(step: int, rng: random.Random) -> tuple[Tensor, dict[str, float]]:
         order = rng.sample(range(len(clips)), options.batch)
-        captions = ["" if rng.random() < NO_CAPTION_SHARE else vary(scenes[i], rng) for i in order]
-        clean = clips[order].float().to(options.device)
-        noise = torch.randn_like(clean)
-        sigma = draw_times(options.batch, options.device)
-        s = sigma.view(-1, 1, 1, 1, 1)
-        text = embed_captions(tokenizer, encoder, captions)
-        with torch.autocast(options.device, torch.bfloat16):
-            out = transformer((1 - s) * clean + s * noise, sigma * 1000, text, return_dict=False)[0]
-        loss = F.mse_loss(out.float(), noise - clean)
+        text = embed_captions(tokenizer, encoder, draw_captions([scenes[i] for i in order], rng))
+        loss = flow_loss(transformer, clips[order].float().to(options.device), text)
         return loss, {"loss": loss.item()}
 
     run("transformer", options, model, optimizers(model, 3e-3, 1e-3), loss_of)
