@@ -343,7 +343,7 @@ def _run(engine: Engine, generation: Generation, policy: Policy) -> Result:
             said = " ".join(f"{b}:{d.action}" for b, d in event.decisions.items())
             shown = f"{event.seconds * 1000:.0f} ms {said}"
             progress.update(task, completed=event.index + 1, total=event.total, note=shown)
-            return Control.CONTINUE
+            return Control()
 
         return engine.generate(generation, policy, on_step)
 

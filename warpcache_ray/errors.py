@@ -13,6 +13,7 @@ WarpCacheError
 ├── Cancelled                       499
 ├── WorkerLost                      500  retryable: a rank died
 └── GenerationFailed                500  the model raised
+    └── OutOfMemory                 500  the request is too large for the device
 """
 
 from __future__ import annotations
@@ -116,3 +117,9 @@ class GenerationFailed(WarpCacheError):
     """The model raised during the generation."""
 
     code, status = "generation_failed", 500
+
+
+class OutOfMemory(GenerationFailed):
+    """The device's memory didn't suffice."""
+
+    code = "oom"

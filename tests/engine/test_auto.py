@@ -252,7 +252,7 @@ def test_a_request_can_be_forgotten(folders: dict[str, Path]) -> None:
 
         if event.index == 2:
             found.extend(engine.store.invalidate(name) for name in ("other", "job_1"))
-        return Control.CONTINUE
+        return Control()
 
     result = engine.generate(_request(), parse_policy("interval", every=8), on_step, "job_1")
     assert found == [0, 1]

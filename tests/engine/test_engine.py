@@ -43,7 +43,7 @@ def test_events_tell_every_step(engine: Engine) -> None:
 
     def on_step(event: StepEvent) -> Control:
         events.append(event)
-        return Control.CONTINUE
+        return Control()
 
     result = engine.generate(request(), EAGER, on_step)
     assert [e.index for e in events] == list(range(8))
@@ -62,7 +62,7 @@ def test_cancel_ends_at_the_step_boundary(engine: Engine, monkeypatch: pytest.Mo
 
     def on_step(event: StepEvent) -> Control:
         steps.append(event.index)
-        return Control.CANCEL if event.index == 3 else Control.CONTINUE
+        return Control(cancel=event.index == 3)
 
     with monkeypatch.context() as patch:
         patch.setattr(engine.pipeline.vae, "decode", lambda *a, **k: pytest.fail("decoded"))
@@ -120,7 +120,7 @@ def test_a_model_without_adapter_is_served_uncached(
 
     def on_step(event: StepEvent) -> Control:
         steps.append(event.index)
-        return Control.CONTINUE
+        return Control()
 
     assert engine.generate(request(), NEVER, on_step).latents_sha256 == plain
     assert steps == list(range(8))
@@ -135,7 +135,7 @@ def test_budget_too_small_for_one_session(engine: Engine) -> None:
     result = engine.generate(request(), EAGER)
     assert result.stats.hits == 0
     assert result.latents_sha256 == engine.generate(request(), NEVER).latents_sha256
-    assert engine.store.evictions > 0
+    assert engine.store.stats.evictions > 0
 
 
 def test_info_matches_what_the_pipeline_accepts(engine: Engine) -> None:

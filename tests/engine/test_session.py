@@ -26,7 +26,7 @@ def test_least_recently_used_session_goes_first() -> None:
     for each in (old, fresh, old, new):
         store.commit(each, WHERE, state())
     assert (old.nbytes, fresh.nbytes, new.nbytes) == (BYTES, 0, BYTES)
-    assert store.evictions == 1
+    assert store.stats.evictions == 1
     assert store.nbytes == 2 * BYTES
 
 
@@ -78,7 +78,7 @@ def test_what_is_not_used_expires() -> None:
     assert old.nbytes == BYTES
     clock.now += 8
     store.commit(fresh, WHERE, state())
-    assert (old.nbytes, fresh.nbytes, store.expirations) == (0, BYTES, 1)
+    assert (old.nbytes, fresh.nbytes, store.stats.expirations) == (0, BYTES, 1)
     clock.now += 11
     store.expire()
     assert store.stats == StoreStats(0, 0, evictions=0, expirations=2, invalidations=0)

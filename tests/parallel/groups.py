@@ -161,7 +161,7 @@ class Rank:
         def on_step(event: Any) -> Control:
             begun.append(event.index)
             told = event.index == at and self.rank == 0
-            return Control.CANCEL if told else Control.CONTINUE
+            return Control(cancel=told)
 
         engine = Engine(self.member.load(folder), self.member.ranks)
         try:

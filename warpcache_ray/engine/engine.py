@@ -5,26 +5,25 @@ from __future__ import annotations
 import inspect
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from warpcache_ray.core.policy import Policy
-from warpcache_ray.core.types import Decision
-from warpcache_ray.engine.events import Control, Generation, Result, StepEvent, Timings
+from warpcache_ray.engine.checkpoint import Checkpoint, resumed
+from warpcache_ray.engine.decoding import Decoding, free_memory, tiled_if_too_large
+from warpcache_ray.engine.events import Generation, Result, Timings
 from warpcache_ray.engine.install import Installation
 from warpcache_ray.engine.ranks import OneRank, Ranks
-from warpcache_ray.engine.session import DEFAULT_BUDGET, Session, SessionStore
-from warpcache_ray.errors import Cancelled, GenerationFailed, InvalidRequest, WarpCacheError
+from warpcache_ray.engine.run import OnStep, Run
+from warpcache_ray.engine.session import DEFAULT_BUDGET, SessionStore
+from warpcache_ray.errors import GenerationFailed, InvalidRequest, OutOfMemory, WarpCacheError
 from warpcache_ray.models import class_name
 from warpcache_ray.policy_spec import parse_policy
-
-OnStep = Callable[[StepEvent], Control]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,23 +35,6 @@ class ModelInfo:
     blocks: int
     size_multiple: int
     frame_multiple: int
-
-
-@dataclass(slots=True)
-class _Run:
-    """Marks the boundaries of one run: what has been seen, and when."""
-
-    session: Session
-    began: float = field(default_factory=time.perf_counter)
-    boundary: float | None = None
-    latents: Tensor | None = None
-    told: int = 0
-
-    def decisions(self) -> dict[str, Decision]:
-        """The decisions since the last boundary, by branch."""
-        fresh = self.session.stats.records[self.told :]
-        self.told = len(self.session.stats.records)
-        return {record.branch: record.decision for record in fresh}
 
 
 class Engine:
@@ -102,32 +84,58 @@ class Engine:
         policy: Policy,
         on_step: OnStep | None = None,
         request: str | None = None,
+        *,
+        epoch: int = 0,
+        checkpoint: Checkpoint | None = None,
+        decode: bool = True,
     ) -> Result:
-        """Runs the unmodified pipeline under `policy`; `on_step` hears of each step and may cancel. By `request` the
-        store can be told to forget the run's states.
+        """Runs the unmodified pipeline under `policy`; `on_step` hears of each step and may cancel, or raise the
+        `epoch` that the run's states belong to. By `request` the store can be told to forget them. From a `checkpoint` of the
+        same generation only the steps after it are made. Of several ranks one has to `decode`.
 
         Raises:
             InvalidRequest: the pipeline refuses a value.
             Cancelled: `on_step` said so; no further step was started.
+            OutOfMemory: the model ran out of memory; the next generation starts clean.
             GenerationFailed: the model raised, or its final latents hold what is no number.
         """
         arguments = self._arguments(generation)
-        with self.installation.session(policy, request) as session:
-            run = _Run(session)
-            arguments["callback_on_step_end"] = self._boundary(run, on_step)
-            if torch.cuda.is_available():
-                torch.cuda.reset_peak_memory_stats()
-            try:
-                frames = self.pipeline(**arguments).frames[0]
-            except WarpCacheError:
-                raise
-            except ValueError as error:
-                if session.first_call is None:
-                    raise InvalidRequest(str(error)) from error
-                raise GenerationFailed(f"{type(error).__name__}: {error}") from error
-            except Exception as error:
-                raise GenerationFailed(f"{type(error).__name__}: {error}") from error
-            return self._result(run, frames)
+        generator = arguments["generator"]
+        if not decode:
+            arguments["output_type"] = "latent"
+        with ExitStack() as stack:
+            resumption = None
+            if checkpoint is not None:
+                resumption = stack.enter_context(resumed(self.pipeline, checkpoint))
+                arguments["latents"] = checkpoint.latents
+                generator.set_state(checkpoint.generator)
+            start = checkpoint.step if checkpoint else 0
+            session = stack.enter_context(self.installation.session(policy, request, resumption))
+            run = Run(session, self.store, self.ranks, generator, on_step, start, epoch)
+            arguments["callback_on_step_end"] = run.step_ended
+            decoding = stack.enter_context(tiled_if_too_large(self.pipeline.vae))
+            frames = self._run(run, arguments)
+            return _result(run, frames if decode else None, decoding)
+
+    def _run(self, run: Run, arguments: dict[str, Any]) -> Any:
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+        failure: WarpCacheError
+        try:
+            return self.pipeline(**arguments).frames[0]
+        except WarpCacheError:
+            raise
+        except torch.OutOfMemoryError as error:
+            failure = OutOfMemory(f"the model ran out of memory: {error}")
+        except ValueError as error:
+            if run.session.first_call is None:
+                raise InvalidRequest(str(error)) from error
+            raise GenerationFailed(f"{type(error).__name__}: {error}") from error
+        except Exception as error:
+            raise GenerationFailed(f"{type(error).__name__}: {error}") from error
+        # Not in the handler: the traceback would keep what the failed run had made.
+        free_memory()
+        raise failure
 
     def _arguments(self, generation: Generation) -> dict[str, Any]:
         arguments = generation.pipeline_arguments()
@@ -139,37 +147,14 @@ class Engine:
         generator = torch.Generator().manual_seed(generation.seed)
         return {**arguments, "generator": generator, "output_type": "np"}
 
-    def _boundary(self, run: _Run, on_step: OnStep | None) -> Callable[..., dict[str, Any]]:
-        def boundary(
-            pipe: Any, index: int, timestep: Tensor, tensors: dict[str, Any]
-        ) -> dict[str, Any]:
-            if tensors["latents"].is_cuda:
-                torch.cuda.synchronize(tensors["latents"].device)
-            now = time.perf_counter()
-            since = run.boundary or run.session.first_call or run.began
-            decisions, stats = run.decisions(), run.session.stats
-            event = StepEvent(index, pipe.num_timesteps, now - since, decisions, stats)
-            run.latents, run.boundary = tensors["latents"], now
-            if index + 1 == pipe.num_timesteps:
-                # Decoding is the peak of memory; the features have served.
-                self.store.drop(run.session)
-            word = on_step(event) if on_step is not None else Control.CONTINUE
-            if self.ranks.broadcast(word) == Control.CANCEL:
-                raise Cancelled(f"cancelled after step {index + 1} of {pipe.num_timesteps}")
-            # Once, at the end: what isn't a number stays none, whatever was skipped since.
-            if index + 1 == pipe.num_timesteps and not run.latents.isfinite().all():
-                raise GenerationFailed(
-                    "the final latents aren't finite: nan or inf in the denoiser's output"
-                )
-            return {}
 
-        return boundary
-
-    def _result(self, run: _Run, frames: Any) -> Result:
-        began, first, last = run.began, run.session.first_call, run.boundary
-        assert first is not None
-        assert last is not None
-        assert run.latents is not None
-        timings = Timings(first - began, last - first, time.perf_counter() - last)
-        pixels = (np.asarray(frames) * 255).round().astype(np.uint8)
-        return Result(pixels, run.latents, run.session.stats, timings)
+def _result(run: Run, frames: Any, decoding: Decoding) -> Result:
+    began, first, last = run.began, run.session.first_call, run.boundary
+    assert first is not None
+    assert last is not None
+    assert run.latents is not None
+    timings = Timings(first - began, last - first, time.perf_counter() - last)
+    shown = np.zeros((0, 0, 0, 3)) if frames is None else np.asarray(frames)
+    pixels = (shown * 255).round().astype(np.uint8)
+    stats = run.session.stats
+    return Result(pixels, run.latents, stats, timings, run.epoch, run.start, decoding.tiled)

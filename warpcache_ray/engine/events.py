@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import Any
 
 import numpy as np
@@ -12,14 +12,27 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from warpcache_ray.core.types import Decision
+from warpcache_ray.engine.checkpoint import Checkpoint
 from warpcache_ray.engine.stats import CacheStats
 
 
-class Control(IntEnum):
-    """The word read at each step boundary."""
+@dataclass(frozen=True, slots=True)
+class Control:
+    """The word read at each step boundary: whether the run goes on, and the epoch in force (0 or more); a session of an
+    older one forgets what it holds."""
 
-    CONTINUE = 0
-    CANCEL = 1
+    epoch: int = 0
+    cancel: bool = False
+
+    @property
+    def word(self) -> int:
+        """It as the one number that the first rank tells the others."""
+        return -1 if self.cancel else self.epoch
+
+    @staticmethod
+    def read(word: int) -> Control:
+        """What the number says."""
+        return Control(cancel=True) if word < 0 else Control(word)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +63,8 @@ class StepEvent:
     seconds: float
     decisions: dict[str, Decision]
     stats: CacheStats
+    checkpoint: Callable[[], Checkpoint]
+    """What a later run needs to go on from here; to be called before the run does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +83,19 @@ class Timings:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A finished video: `frames` (T, H, W, 3) uint8, the final latents, and the account of its making."""
+    """A finished video: `frames` (T, H, W, 3) uint8 (none where another rank decodes), the final latents, and the
+    account of its making."""
 
     frames: NDArray[np.uint8]
     latents: Tensor
     stats: CacheStats
     timings: Timings
+    epoch: int = 0
+    """The one in force when its last step was made."""
+    resumed_at: int = 0
+    """How many steps an earlier run had made."""
+    tiled: bool = False
+    """The decoder ran out of memory and worked tile by tile."""
 
     @property
     def latents_sha256(self) -> str:

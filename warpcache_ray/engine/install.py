@@ -18,6 +18,7 @@ from warpcache_ray.core.policy import Policy
 from warpcache_ray.core.types import Site, Where
 from warpcache_ray.engine.blocks import CachedBlocks
 from warpcache_ray.engine.call import Call
+from warpcache_ray.engine.checkpoint import Resumption
 from warpcache_ray.engine.clock import StepClock
 from warpcache_ray.engine.guided import Asked, SideBySide
 from warpcache_ray.engine.output import denoise, latent_grid, noisy_part, tupled
@@ -66,6 +67,12 @@ class Installation:
         self._adapters = {name: a for name, a in adapters.items() if a is not None}
         self.check(policy)
         ranks = ranks or OneRank()
+        if self.store.ttl is not None and (ranks.size > 1 or ranks.halves):
+            raise InvalidRequest(
+                f"ttl = {self.store.ttl}: ranks that share a run don't share a clock, and would lose their states at "
+                "different steps; it must be None",
+                "ttl",
+            )
         self._side_by_side = SideBySide(ranks.halves, self._answer) if ranks.halves else None
         for name, transformer in self.transformers.items():
             if name in self._adapters:
@@ -124,9 +131,11 @@ class Installation:
             )
 
     @contextmanager
-    def session(self, policy: Policy, request: str | None = None) -> Iterator[Session]:
+    def session(
+        self, policy: Policy, request: str | None = None, resumption: Resumption | None = None
+    ) -> Iterator[Session]:
         """A session for the calls made within; its states are dropped at the end, however it ends. By `request` the
-        store can be told to forget them earlier.
+        store can be told to forget them earlier. With a `resumption` the run starts in the middle of its schedule.
 
         Raises:
             InvalidPolicy: see `check`.
@@ -134,9 +143,11 @@ class Installation:
         self.check(policy)
         session = Session(policy, request)
         token = self._opened.set(session)
+        self._clock.resumption = resumption
         try:
             yield session
         finally:
+            self._clock.resumption = None
             self._opened.reset(token)
             self.last = session
             self.store.drop(session)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -113,9 +113,7 @@ class SessionStore:
     on_evict: Callable[[Session, Dropped], None] | None = None
     clock: Callable[[], float] = time.monotonic
     sessions: OrderedDict[int, Session] = field(default_factory=OrderedDict)
-    evictions: int = 0
-    expirations: int = 0
-    invalidations: int = 0
+    losses: Counter[Dropped] = field(default_factory=Counter)
     _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
 
     def commit(self, session: Session, where: Where, state: BranchState) -> None:
@@ -138,6 +136,14 @@ class SessionStore:
             session.stats.cache_bytes = 0
             self.sessions.pop(id(session), None)
 
+    def lose(self, session: Session, why: Dropped) -> None:
+        """Takes a session's states from it before its end."""
+        with self._lock:
+            self.drop(session)
+            self.losses[why] += 1
+        if self.on_evict is not None:
+            self.on_evict(session, why)
+
     def expire(self) -> None:
         """Drops the sessions that weren't used for `ttl` seconds; each commit does so too."""
         if self.ttl is None:
@@ -148,16 +154,14 @@ class SessionStore:
             for session in list(self.sessions.values()):
                 if session.used >= oldest:
                     return
-                self.expirations += 1
-                self._lose(session, Dropped.EXPIRED)
+                self.lose(session, Dropped.EXPIRED)
 
     def invalidate(self, request: str) -> int:
         """Drops the states of the request's sessions; how many there were."""
         with self._lock:
             found = [s for s in self.sessions.values() if s.request == request]
             for session in found:
-                self.invalidations += 1
-                self._lose(session, Dropped.INVALIDATED)
+                self.lose(session, Dropped.INVALIDATED)
             return len(found)
 
     @property
@@ -173,9 +177,9 @@ class SessionStore:
             return StoreStats(
                 len(self.sessions),
                 self.nbytes,
-                self.evictions,
-                self.expirations,
-                self.invalidations,
+                self.losses[Dropped.BUDGET],
+                self.losses[Dropped.EXPIRED],
+                self.losses[Dropped.INVALIDATED],
             )
 
     def _evict(self) -> None:
@@ -184,11 +188,5 @@ class SessionStore:
             if total <= self.budget:
                 return
             total -= session.nbytes
-            self.evictions += 1
             session.stats.evictions += 1
-            self._lose(session, Dropped.BUDGET)
-
-    def _lose(self, session: Session, why: Dropped) -> None:
-        self.drop(session)
-        if self.on_evict is not None:
-            self.on_evict(session, why)
+            self.lose(session, Dropped.BUDGET)

@@ -37,6 +37,8 @@ Nodes = tuple[int | None, int | None, int]
 FEWEST_STEPS = 5
 """Shorter runs are computed in full: distilled models leave nothing to foretell."""
 DEFAULT_SHARE = 0.25
+REBUILD = 2
+"""Calls beyond `max_calls` for a run that has lost its states: two computed steps are what the others build on."""
 
 
 class Mix(NamedTuple):
@@ -64,9 +66,9 @@ class Track:
 
 @dataclass(frozen=True, kw_only=True)
 class Auto(Policy):
-    """With `max_calls`, at most so many steps are computed; with `target_psnr`, as few as keep that quality; with
-    neither, a quarter of them. No gap is longer than 16 steps, and runs of less than 5 steps are computed in full, as
-    are runs under solvers that aren't linear.
+    """With `max_calls`, at most so many steps are computed (in a run that loses its states `REBUILD` more); with
+    `target_psnr`, as few as keep that quality; with neither, a quarter of them. No gap is longer than 16 steps, and
+    runs of less than 5 steps are computed in full, as are runs under solvers that aren't linear.
 
     `gram` comes from calibration on `model` (its fingerprint) at `shape` (an output's channels, frames, rows, columns);
     without one, the toy world's stands in. Another shape is computed in full, another number of steps planned anew.
@@ -182,7 +184,9 @@ class Auto(Policy):
             apart = step.branch in GUIDED
             course = step.course if apart else replace(step.course, guidance=None)
             chart = plan(self.gram or prior(), course, self.answer)
-            track = Track(chart, s, None, s, self._calls_before(chart, s), Mix())
+            taken_over = step.course.switch == s
+            calls, spent = self._before(chart, s, 0 if taken_over else REBUILD)
+            track = Track(chart, s, None, s, calls, Mix(), spent)
             p = pp = None
         else:
             p, pp = track.step, track.before
@@ -202,9 +206,18 @@ class Auto(Policy):
         mix = _mix(chart, (pp, p, s), e, met)
         return replace(moved, step=s, before=p, next=e, mix=mix)
 
-    def _calls_before(self, chart: Plan, s: int) -> int:
-        """How many calls a run that this transformer takes over at s has made."""
-        return sum(step < s for step in chart.schedule(self.budget(chart))) if s else 0
+    def _before(self, chart: Plan, s: int, rebuild: int) -> tuple[int, float]:
+        """Calls and expected error of a run that goes on at s without its states, of which `rebuild` calls are given
+        back."""
+        if s == 0:
+            return 0, 0.0
+        calls = self.budget(chart)
+        if self.target_psnr is not None:
+            fine = (b for b in range(chart.steps) if chart.rest(None, 0, b) <= self._allowed)
+            calls = 1 + next(fine, chart.steps - 1)
+        steps = [step for step in chart.schedule(calls) if step <= s]
+        gaps = zip([None, *steps], steps, steps[1:], strict=False)
+        return max(0, sum(step < s for step in steps) - rebuild), sum(chart.error(*g) for g in gaps)
 
     def budget(self, chart: Plan, calls: int | None = None) -> int:
         """How many calls a run may make: `calls`, or what the policy says, but enough to leave no gap too long."""
@@ -230,12 +243,17 @@ class Auto(Policy):
         e = min(track.plan.turn(p, s, min(left, n - 1)), stop)
         return e if self.max_skips is None else min(e, s + 1 + self.max_skips)
 
+    @property
+    def _allowed(self) -> float:
+        """The square error that the target leaves."""
+        assert self.target_psnr is not None
+        return float(10 ** ((self.level - self.target_psnr) / 10))
+
     def _needed(self, track: Track, p: int | None, s: int) -> int:
         """The fewest further calls that keep the target, if what surprised goes on to."""
         logs, count = track.surprise
         growth = math.exp(self.trust * logs / count) if count else 1.0
-        assert self.target_psnr is not None
-        allowed = 10 ** ((self.level - self.target_psnr) / 10) / growth - track.spent
+        allowed = self._allowed / growth - track.spent
         n = track.plan.steps
         fine = (b for b in range(n - s) if track.plan.rest(p, s, b) <= allowed)
         return next(fine, n - s - 1)
