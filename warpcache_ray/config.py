@@ -73,9 +73,25 @@ class ModelConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class StoreConfig:
+    """The Redis server that holds the jobs (`redis://`, `rediss://`, `unix://`); with no `url` one is launched beside
+    the coordinator, with its data in `folder` (beside the results, if none is given)."""
+
+    __pydantic_config__ = _STRICT
+
+    url: str = ""
+    folder: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class ServiceConfig:
     """One application. `policy` serves requests that ask for nothing, `quality` those that name a quality; a policy
-    may be `{file: PATH}`, relative to the working directory as a model's path is, with parameters beside it."""
+    may be `{file: PATH}`, relative to the working directory as a model's path is, with parameters beside it.
+
+    Ranks that stay at one step for `slow_step_factor` times the slowest step so far, or for `step_timeout_s` (also
+    while they load text or decode), count as hung. Every `checkpoint_every` steps (0: never) a job's state is kept at
+    `checkpoint_url`, any that fsspec knows (a folder beside the results, if none is given).
+    """
 
     __pydantic_config__ = _STRICT
 
@@ -83,6 +99,7 @@ class ServiceConfig:
     name: str = "warpcache"
     parallel: Layout = field(default_factory=Layout)
     replicas: Count = 1
+    store: StoreConfig = field(default_factory=StoreConfig)
     policy: str | dict[str, Any] = "worldcache"
     quality: dict[Literal["high", "balanced", "fast"], str | dict[str, Any]] = field(
         default_factory=lambda: {
@@ -96,6 +113,9 @@ class ServiceConfig:
     threads: Count = 1
     lease_s: Annotated[float, Field(ge=5)] = 15.0
     step_timeout_s: Seconds = 600.0
+    slow_step_factor: Annotated[float, Field(gt=1)] = 20.0
+    checkpoint_every: Annotated[int, Field(ge=0)] = 10
+    checkpoint_url: str = ""
     max_attempts: Count = 3
     result_ttl_s: Seconds = 86_400.0
 
@@ -107,6 +127,16 @@ class ServiceConfig:
     def quality_policy(self, quality: Quality) -> Policy:
         """The policy that a quality stands for."""
         return parse_policy("never" if quality == "exact" else self.quality[quality])
+
+    @property
+    def store_folder(self) -> Path:
+        """Where the embedded store keeps its data."""
+        return Path(self.store.folder or self.results_folder / "store")
+
+    @property
+    def checkpoints(self) -> str:
+        """Where checkpoints are kept."""
+        return self.checkpoint_url or str(self.results_folder / "checkpoints")
 
     @property
     def results_folder(self) -> Path:

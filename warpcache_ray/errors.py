@@ -11,6 +11,7 @@ WarpCacheError
 ├── QueueFull                       429  retryable
 ├── Unavailable                     503  retryable
 ├── Cancelled                       499
+├── DeadlineExceeded                504  not ready when the request wanted it
 ├── WorkerLost                      500  retryable: a rank died
 └── GenerationFailed                500  the model raised
     └── OutOfMemory                 500  the request is too large for the device
@@ -105,6 +106,12 @@ class Cancelled(WarpCacheError):
     """The job was cancelled by its owner."""
 
     code, status = "cancelled", 499
+
+
+class DeadlineExceeded(WarpCacheError):
+    """The job wasn't done by the time that its request set."""
+
+    code, status = "deadline_exceeded", 504
 
 
 class WorkerLost(WarpCacheError):

@@ -13,6 +13,8 @@ import httpx
 import pytest
 import yaml
 
+from warpcache_ray.store.server import EmbeddedServer
+
 CONFIGS = Path(__file__).parents[2] / "configs"
 
 
@@ -62,13 +64,14 @@ def until() -> Until:
     def poll(
         client: httpx.Client, job: str, wanted: Callable[[dict[str, Any]], bool]
     ) -> dict[str, Any]:
-        for _ in range(1200):
+        for _ in range(2400):
             answer = client.get(f"/jobs/{job}")
-            assert answer.status_code == 200, answer.text
+            # 503: the coordinator is coming back.
+            assert answer.status_code in (200, 503), answer.text
             record: dict[str, Any] = answer.json()
-            if wanted(record):
+            if answer.status_code == 200 and wanted(record):
                 return record
-            time.sleep(0.1)
+            time.sleep(0.05)
         pytest.fail(f"the job never got there: {record}")
 
     return poll
@@ -105,3 +108,12 @@ def deploy(
     yield run
     for client in clients.values():
         client.close()
+
+
+@pytest.fixture(scope="session")
+def store_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
+    """The embedded store, for coordinators that run within a test: each under a name of its own."""
+    server = EmbeddedServer(tmp_path_factory.mktemp("store"))
+    server.start()
+    yield server
+    server.stop()

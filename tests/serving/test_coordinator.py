@@ -1,6 +1,7 @@
 """The coordinator as plain asyncio, without Ray."""
 
 import asyncio
+import uuid
 from dataclasses import replace
 from typing import Any
 
@@ -9,31 +10,42 @@ import pytest
 from warpcache_ray.config import Limits, ModelConfig, ServiceConfig
 from warpcache_ray.errors import Cancelled, GenerationFailed, NotFound, QueueFull, WorkerLost
 from warpcache_ray.serving import coordinator
+from warpcache_ray.serving.checkpoints import Checkpoints
 from warpcache_ray.serving.coordinator import Coordinator
+from warpcache_ray.serving.lifecycle import Order
 
 CONFIG = ServiceConfig(ModelConfig("x", device="cpu", limits=Limits(queue=2)), max_attempts=2)
 INFO = {"size_multiple": 16, "frame_multiple": 4}
 SOON = 5.0
 
 
-def totals(step: int, hits: int = 0) -> dict[str, Any]:
+def totals(step: int, hits: int = 0, checkpoint: dict[str, Any] | None = None) -> dict[str, Any]:
     """A replica's report at `step` of 4."""
     counted = {"hits": hits, "misses": 0, "warped": 0, "recomputed": 1, "cache_bytes": 8}
-    return {"step": step, "total": 4, **counted, "summary": {"hits": hits}, "drifts": [0.1]}
+    place = {"step": step, "total": 4, "epoch": 0, "checkpoint": checkpoint}
+    rest = {"summary": {"hits": hits}, "drifts": [0.1], "peak_memory_bytes": 9}
+    return {**place, **counted, **rest}
+
+
+async def _report(hub: Coordinator, job_id: str, fence: int, told: dict[str, Any]) -> Order:
+    return await hub.report(job_id, fence, told, "replica_1", INFO)
 
 
 @pytest.fixture
-def hub() -> Coordinator:
-    return Coordinator(CONFIG)
+def application() -> str:
+    """A name of which the store knows nothing yet."""
+    return uuid.uuid4().hex
 
 
 @pytest.fixture
-async def reaped(monkeypatch) -> Coordinator:
+def hub(application, store_server) -> Coordinator:
+    return Coordinator(application, CONFIG, store_server)
+
+
+@pytest.fixture
+async def reaped(monkeypatch, hub) -> Coordinator:
     """A coordinator whose reaper never rests."""
     monkeypatch.setattr(coordinator, "REAP_S", 0.01)
-    hub = Coordinator(CONFIG)
-    # A replica that asks for work sets the reaper going, after a restart too.
-    assert await hub.claim("replica_0", INFO, 0.0) is None
     return hub
 
 
@@ -47,10 +59,11 @@ async def _claim(hub: Coordinator, replica: str = "replica_1") -> tuple[str, int
     return attempt["job_id"], attempt["fence"]
 
 
-async def _until(happened) -> None:
+async def _until(hub: Coordinator, job_id: str, status: str) -> dict[str, Any]:
     async with asyncio.timeout(SOON):
-        while not happened():
+        while (record := await hub.get(job_id))["status"] != status:
             await asyncio.sleep(0.005)
+    return record
 
 
 def _sample(hub: Coordinator, name: str, **labels: str) -> float | None:
@@ -73,7 +86,7 @@ async def test_a_job_from_submission_to_video(hub):
     attempt = await hub.claim("replica_1", INFO, SOON)
     assert attempt["id"] == f"{job_id}#1"
     assert (attempt["request"], attempt["policy"]) == ({"prompt": "a"}, {"name": "never"})
-    assert await hub.report(job_id, 1, totals(2, hits=1))
+    assert await _report(hub, job_id, 1, totals(2, hits=1)) == Order()
     record = await hub.get(job_id)
     assert (record["status"], record["progress"], record["cache"]) == ("running", 0.5, {"hits": 1})
     assert await hub.video_path(job_id) is None
@@ -98,7 +111,9 @@ async def test_waiting_replicas_share_the_jobs(hub):
     jobs = []
     for count in (1, 2):
         jobs.append(await _submit(hub))
-        await _until(lambda count=count: sum(claim.done() for claim in claims) == count)
+        async with asyncio.timeout(SOON):
+            while sum(claim.done() for claim in claims) != count:
+                await asyncio.sleep(0.005)
     assert sorted(claim.result()["job_id"] for claim in claims) == sorted(jobs)
 
 
@@ -145,9 +160,10 @@ async def test_cancel_of_a_running_job(hub):
     job_id, fence = await _submit(hub), 1
     await _claim(hub)
     assert (await hub.cancel(job_id))["status"] == "running"
-    assert not await hub.report(job_id, fence, totals(1))
+    assert await _report(hub, job_id, fence, totals(1)) == Order(cancel=True)
     await hub.finish(job_id, fence, {}, Cancelled("after step 1").to_dict())
     assert (await hub.get(job_id))["status"] == "cancelled"
+    assert _sample(hub, "warpcache_cancel_latency_seconds_count") == 1
 
 
 @pytest.mark.parametrize("reason", ["cancel", "lost", "end"])
@@ -155,14 +171,14 @@ async def test_an_attempt_hears_of_its_end_at_once(reason, hub):
     """A cancellation, a job given back to the queue or its end ends the wait; without any the attempt keeps on."""
     job_id = await _submit(hub)
     await _claim(hub)
-    assert await hub.keeps_on(job_id, 1, 0.01)
-    waiting = asyncio.create_task(hub.keeps_on(job_id, 1, 60.0))
+    assert await hub.control(job_id, 1, 0, 0.01) == Order()
+    waiting = asyncio.create_task(hub.control(job_id, 1, 0, 60.0))
     await asyncio.sleep(0.01)
     if reason == "cancel":
         await hub.cancel(job_id)
     else:
         await hub.finish(job_id, 1, {}, None if reason == "end" else WorkerLost("x").to_dict())
-    assert not await asyncio.wait_for(waiting, SOON)
+    assert (await asyncio.wait_for(waiting, SOON)).cancel
 
 
 @pytest.mark.parametrize(
@@ -175,7 +191,7 @@ async def test_a_stale_attempt_publishes_nothing(error, hub):
     await hub.finish(job_id, 1, {}, WorkerLost("gone").to_dict())
     assert await _claim(hub, "replica_2") == (job_id, 2)
     before = await hub.get(job_id)
-    assert not await hub.report(job_id, 1, totals(3, hits=9))
+    assert (await _report(hub, job_id, 1, totals(3, hits=9))).cancel
     assert not await hub.finish(job_id, 1, {"path": "/stale"}, error)
     assert await hub.get(job_id) == before
     assert await hub.video_path(job_id) is None
@@ -210,26 +226,104 @@ async def test_results_expire(reaped, tmp_path):
     await _claim(reaped)
     await reaped.finish(job_id, 1, {"path": str(video)}, None)
     await reaped.configure(replace(CONFIG, result_ttl_s=1e-6))
-    await _until(lambda: not reaped.jobs)
-    assert not video.exists()
     with pytest.raises(NotFound):
-        await reaped.get(job_id)
+        await _until(reaped, job_id, "gone")
+    async with asyncio.timeout(SOON):
+        while video.exists():
+            await asyncio.sleep(0.005)
 
 
-async def test_the_reaper_never_undoes_an_end(reaped):
-    """A job that ends while the reaper is at another one stays ended."""
-    jobs = [await _submit(reaped), await _submit(reaped)]
+@pytest.mark.parametrize("running", [False, True])
+async def test_a_deadline_ends_the_job(running, reaped):
+    """A waiting job fails at its time, a running one is told to end, and fails for that reason."""
+    job_id = (await reaped.submit({"prompt": "a", "deadline_s": 0.05}, {"name": "never"}))["id"]
+    if running:
+        assert await _claim(reaped) == (job_id, 1)
+        assert (await reaped.control(job_id, 1, 0, SOON)).cancel
+        await reaped.finish(job_id, 1, {}, Cancelled("after step 1").to_dict())
+    record = await _until(reaped, job_id, "failed")
+    assert record["error"]["code"] == "deadline_exceeded"
+    assert "0.05 s" in record["error"]["message"]
+
+
+async def test_an_epoch_of_the_model_reaches_all_attempts(hub):
+    """Attempts under way hear of it at once, later ones begin with it; jobs that ended keep theirs."""
+    jobs = [await _submit(hub), await _submit(hub)]
     for _ in jobs:
-        await _claim(reaped)
-    # Whoever holds the condition keeps the reaper at its first job.
-    async with reaped._changed:
-        await reaped.configure(replace(CONFIG, lease_s=1e-6))
-        await _until(lambda: reaped.jobs[jobs[0]].status == "queued")
-        finished = asyncio.create_task(reaped.finish(jobs[1], 1, {}, None))
-        await _until(lambda: reaped.jobs[jobs[1]].ended)
-    assert await finished
-    await asyncio.sleep(0.05)
-    assert (await reaped.get(jobs[1]))["status"] == "succeeded"
+        await _claim(hub)
+    await hub.finish(jobs[1], 1, {}, None)
+    waiting = asyncio.create_task(hub.control(jobs[0], 1, 0, 60.0))
+    epoch = await hub.invalidate(None)
+    assert await asyncio.wait_for(waiting, SOON) == Order(epoch)
+    assert await _report(hub, jobs[0], 1, totals(1)) == Order(epoch)
+    await _submit(hub)
+    assert (await hub.claim("replica_1", INFO, SOON))["epoch"] == epoch
+    assert (await hub.get(jobs[1]))["epoch"] == 0
+
+
+async def test_an_epoch_of_one_job_is_its_own(hub):
+    """The other one goes on in the old; a job that isn't there is refused."""
+    jobs = [await _submit(hub), await _submit(hub)]
+    for _ in jobs:
+        await _claim(hub)
+    epoch = await hub.invalidate(jobs[0])
+    assert await _report(hub, jobs[0], 1, totals(1)) == Order(epoch)
+    assert await _report(hub, jobs[1], 1, totals(1)) == Order()
+    with pytest.raises(NotFound):
+        await hub.invalidate("job_x")
+
+
+async def test_another_model_is_another_epoch(hub):
+    """A redeployment with other weights makes what is kept void, any other one doesn't."""
+    await hub.configure(replace(CONFIG, lease_s=30.0))
+    assert (await hub.health(), hub.epoch)[1] == 0
+    await hub.configure(replace(CONFIG, model=replace(CONFIG.model, path="y")))
+    assert hub.epoch > 0
+
+
+async def test_a_lost_attempt_has_its_own_epoch_and_the_checkpoint(hub):
+    """The next one starts there, and nothing that the lost one kept counts."""
+    job_id = await _submit(hub)
+    await _claim(hub)
+    kept = {"step": 2, "url": "memory://c/2"}
+    await _report(hub, job_id, 1, totals(3, checkpoint=kept))
+    await hub.finish(job_id, 1, {}, WorkerLost("x").to_dict())
+    again = await hub.claim("replica_2", INFO, SOON)
+    assert again["checkpoint"] == kept
+    assert again["epoch"] > 0
+    assert _sample(hub, "warpcache_attempts_lost_total") == 1
+
+
+async def test_checkpoints_go_when_the_job_ends(hub, tmp_path):
+    """Whatever its end was."""
+    await hub.configure(replace(CONFIG, checkpoint_url=str(tmp_path)))
+    for error in (None, GenerationFailed("x").to_dict()):
+        job_id = await _submit(hub)
+        await _claim(hub)
+        url = Checkpoints(str(tmp_path)).write(job_id, 1, 2, b"state")
+        assert Checkpoints(str(tmp_path)).read(url) == b"state"
+        await hub.finish(job_id, 1, {}, error)
+        assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_new_coordinator_knows_what_the_old_one_knew(hub, application, store_server):
+    """Killed and started anew, it has all jobs; the attempt under way reports to it and publishes as if nothing was."""
+    ended, running = await _submit(hub), await _submit(hub)
+    assert [(await _claim(hub))[0] for _ in range(2)] == [ended, running]
+    queued = await _submit(hub)
+    await hub.finish(ended, 1, {"path": "/v.mp4", "bytes": 3}, None)
+    await _report(hub, running, 1, totals(2, checkpoint={"step": 2, "url": "memory://c/2"}))
+    epoch = await hub.invalidate(None)
+    before = {job_id: await hub.get(job_id) for job_id in (ended, running, queued)}
+
+    fresh = Coordinator(application, CONFIG, store_server)
+    assert {job_id: await fresh.get(job_id) for job_id in before} == before
+    assert fresh.epoch == epoch
+    assert await _report(fresh, running, 1, totals(3)) == Order(epoch)
+    assert (await fresh.health())["replicas"] == {"replica_1": INFO}
+    assert await _claim(fresh, "replica_2") == (queued, 1)
+    assert await fresh.finish(running, 1, {"bytes": 4}, None)
+    assert (await fresh.get(running))["status"] == "succeeded"
 
 
 async def test_health_tells_of_live_replicas_and_jobs(hub):

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import uuid
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +18,7 @@ from warpcache_ray.errors import GenerationFailed
 from warpcache_ray.serving.coordinator import Coordinator
 from warpcache_ray.serving.ingress import build_api
 from warpcache_ray.serving.schemas import GenerateRequest
+from warpcache_ray.store.server import EmbeddedServer
 from warpcache_ray.video import read_video, write_video
 
 DEFAULTS = Defaults(height=32, width=32, num_frames=5, num_inference_steps=4, fps=8)
@@ -25,6 +27,7 @@ CONFIG = ServiceConfig(ModelConfig("toy", device="cpu", defaults=DEFAULTS, limit
 INFO = {"pipeline": "Toy", "size_multiple": 16, "frame_multiple": 4}
 TOTALS = {"step": 4, "total": 4, "hits": 3, "misses": 1, "warped": 0, "recomputed": 2}
 TOTALS |= {"cache_bytes": 8, "summary": {"hit_rate": 0.75}, "drifts": [0.1]}
+TOTALS |= {"peak_memory_bytes": 9, "checkpoint": None, "epoch": 0}
 
 
 class Actor:
@@ -38,8 +41,8 @@ class Actor:
 
 
 @pytest.fixture
-def hub() -> Coordinator:
-    return Coordinator(CONFIG)
+def hub(store_server: EmbeddedServer) -> Coordinator:
+    return Coordinator(uuid.uuid4().hex, CONFIG, store_server)
 
 
 @pytest.fixture
@@ -64,7 +67,7 @@ async def replica(hub, tmp_path) -> AsyncIterator[asyncio.Task[None]]:
     async def work() -> None:
         attempt = await hub.claim("replica_1", INFO, 60.0)
         request, place = attempt["request"], (attempt["job_id"], attempt["fence"])
-        assert await hub.report(*place, TOTALS)
+        assert not (await hub.report(*place, TOTALS, "replica_1", INFO)).cancel
         if request["prompt"] == "fail":
             await hub.finish(*place, {}, GenerationFailed("as asked").to_dict())
             return
@@ -110,7 +113,7 @@ async def test_refusals(fields, param, told, client, hub):
     error = answer.json()["error"]
     assert error["param"] == param
     assert [word for word in told if word not in error["message"]] == []
-    assert not hub.jobs
+    assert not any((await hub.health())["jobs"].values())
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity"])
@@ -120,7 +123,7 @@ async def test_numbers_that_json_lacks(number, client, hub):
     headers = {"content-type": "application/json"}
     answer = await client.post("/generate", content=body, headers=headers)
     assert answer.status_code == 422
-    assert not hub.jobs
+    assert not any((await hub.health())["jobs"].values())
 
 
 @pytest.mark.parametrize(
@@ -149,7 +152,7 @@ async def test_without_replicas(lonely, hub):
         assert answer.status_code == 503
         assert answer.headers["retry-after"]
     assert (await lonely.get("/health")).status_code == 503
-    assert not hub.jobs
+    assert not any((await hub.health())["jobs"].values())
 
 
 async def test_the_id_comes_at_once(client):
@@ -209,9 +212,9 @@ async def test_delete_cancels_a_queued_job(client, hub):
     """It ends at once; whoever waits gets 499; a second DELETE finds it so."""
     waiting = asyncio.create_task(client.post("/generate", json={"prompt": "a", "wait": True}))
     async with asyncio.timeout(5):
-        while not hub.jobs:
+        while not (await hub.health())["jobs"]["queued"]:
             await asyncio.sleep(0.005)
-    (job_id,) = hub.jobs
+    (job_id,) = [job.id for job in await hub._jobs()]
     for _ in range(2):
         assert (await client.delete(f"/jobs/{job_id}")).json()["status"] == "cancelled"
     answer = await asyncio.wait_for(waiting, 5)

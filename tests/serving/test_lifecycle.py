@@ -4,20 +4,30 @@ from dataclasses import replace
 
 import pytest
 
-from warpcache_ray.errors import Cancelled, GenerationFailed
+from warpcache_ray.errors import Cancelled, DeadlineExceeded, GenerationFailed
 from warpcache_ray.serving import lifecycle
-from warpcache_ray.serving.lifecycle import TERMINAL, Job, StaleFence, Status
+from warpcache_ray.serving.lifecycle import (
+    PRIVATE,
+    TERMINAL,
+    Job,
+    Order,
+    Progress,
+    StaleFence,
+    Status,
+)
 
 QUEUED = Job("job_1", {"prompt": "a"}, {"name": "never"}, created_at=1.0)
-RUNNING = lifecycle.claim(QUEUED, "replica_1", 2.0)
+RUNNING = lifecycle.claim(QUEUED, "replica_1", 0, 2.0)
+CANCELLED = Cancelled("cancelled")
+KEPT = {"step": 2, "url": "memory://x"}
 FAILURE = GenerationFailed("no").to_dict()
 
 MOVES = {
-    "claim": lambda job, fence: lifecycle.claim(job, "replica_2", 9.0),
-    "report": lambda job, fence: lifecycle.report(job, fence, 3, 4, {"hits": 1}, 9.0),
+    "claim": lambda job, fence: lifecycle.claim(job, "replica_2", 0, 9.0),
+    "report": lambda job, fence: lifecycle.report(job, fence, Progress(3, 4, {"hits": 1}), 9.0),
     "succeed": lambda job, fence: lifecycle.succeed(job, fence, {"path": "/v"}, 9.0),
     "fail": lambda job, fence: lifecycle.fail(job, fence, FAILURE, 9.0),
-    "lose": lambda job, fence: lifecycle.lose(job, fence, 2, 9.0),
+    "lose": lambda job, fence: lifecycle.lose(job, fence, 2, 7, 9.0),
 }
 ALLOWED = {
     ("claim", Status.QUEUED): Status.RUNNING,
@@ -40,9 +50,8 @@ def test_allowed(move, status):
 
 @pytest.mark.parametrize(("move", "status"), FORBIDDEN)
 def test_forbidden(move, status):
-    """Everything else is refused: for those who speak by fence as stale, for the coordinator itself as a bug."""
-    refusal = AssertionError if move == "claim" else StaleFence
-    with pytest.raises(refusal):
+    """Everything else is refused as stale."""
+    with pytest.raises(StaleFence):
         MOVES[move](replace(RUNNING, status=status), RUNNING.fence)
 
 
@@ -59,13 +68,14 @@ def test_ended_jobs_ignore_cancellation(status):
     """A terminal state isn't left, also not by DELETE."""
     job = replace(RUNNING, status=status)
     assert job.ended
-    assert lifecycle.request_cancel(job, 9.0) == job
+    assert lifecycle.request_end(job, CANCELLED, 9.0) == job
+    assert lifecycle.invalidate(job, 9) == job
 
 
 def test_claim_begins_a_new_attempt():
     """Each claim raises the fence, names the replica and starts the steps anew."""
     again = lifecycle.claim(
-        lifecycle.lose(replace(RUNNING, step=3), RUNNING.fence, 2, 4.0), "replica_2", 5.0
+        lifecycle.lose(replace(RUNNING, step=3), RUNNING.fence, 2, 7, 4.0), "replica_2", 0, 5.0
     )
     assert (RUNNING.fence, again.fence) == (1, 2)
     assert (again.replica, again.step, again.started_at, again.seen_at) == (
@@ -85,22 +95,73 @@ def test_report_renews_the_lease_and_tells_progress():
 
 def test_queued_is_cancelled_at_once():
     """Without a replica there is nobody to wait for."""
-    job = lifecycle.request_cancel(QUEUED, 9.0)
+    job = lifecycle.request_end(QUEUED, CANCELLED, 9.0)
     assert (job.status, job.finished_at, job.error["code"]) == ("cancelled", 9.0, "cancelled")
 
 
 def test_running_is_marked_and_ends_by_its_replica():
     """A running job keeps running until its replica says that it was cancelled."""
-    marked = lifecycle.request_cancel(RUNNING, 8.0)
-    assert (marked.status, marked.cancel_requested) == (Status.RUNNING, True)
+    marked = lifecycle.request_end(RUNNING, CANCELLED, 8.0)
+    assert (marked.status, marked.ending_at) == (Status.RUNNING, 8.0)
     assert lifecycle.fail(marked, 1, Cancelled("x").to_dict(), 9.0).status is Status.CANCELLED
+
+
+def test_a_job_ends_for_the_reason_that_was_given_first():
+    """Over its deadline and cancelled later: it has failed for the deadline; a failure of its own stays one."""
+    late = lifecycle.request_end(RUNNING, DeadlineExceeded("late"), 8.0)
+    assert lifecycle.request_end(late, CANCELLED, 9.0) == late
+    ended = lifecycle.fail(late, 1, Cancelled("after step 3").to_dict(), 9.0)
+    assert (ended.status, ended.error["code"]) == (Status.FAILED, "deadline_exceeded")
+    assert lifecycle.fail(late, 1, FAILURE, 9.0).error == FAILURE
+
+
+def test_deadlines():
+    """A job is overdue once, from its deadline on, unless it has ended."""
+    job = replace(RUNNING, deadline_at=10.0)
+    assert not lifecycle.overdue(job, 10.0)
+    assert lifecycle.overdue(job, 10.1)
+    assert not lifecycle.overdue(RUNNING, 1e9)
+    assert not lifecycle.overdue(lifecycle.request_end(job, CANCELLED, 9.0), 10.1)
+    assert not lifecycle.overdue(lifecycle.succeed(job, 1, {}, 9.0), 10.1)
+
+
+def test_epochs_of_model_and_job():
+    """The newer one counts; a lost attempt and an invalidation raise the job's own."""
+    assert lifecycle.claim(QUEUED, "r", 3, 2.0).epoch == 3
+    raised = lifecycle.invalidate(RUNNING, 5)
+    assert lifecycle.order(raised, 1, 4) == Order(5)
+    assert lifecycle.order(raised, 1, 6) == Order(6)
+    assert lifecycle.lose(raised, 1, 2, 8, 4.0).epoch == 8
+
+
+@pytest.mark.parametrize(
+    "job",
+    [
+        lifecycle.request_end(RUNNING, CANCELLED, 3.0),
+        lifecycle.lose(RUNNING, 1, 2, 7, 3.0),
+        lifecycle.succeed(RUNNING, 1, {}, 3.0),
+        replace(RUNNING, fence=2),
+    ],
+    ids=["told to end", "lost", "ended", "of a newer attempt"],
+)
+def test_an_attempt_is_to_end(job):
+    """Whatever became of its job, unless it is the current attempt of a job that is wanted."""
+    assert lifecycle.order(job, 1, 0).cancel
+    assert not lifecycle.order(RUNNING, 1, 0).cancel
+
+
+def test_the_next_attempt_knows_the_last_checkpoint():
+    """It outlives reports without one, and the attempt that made it."""
+    job = lifecycle.report(RUNNING, 1, Progress(2, 4, checkpoint=KEPT), 3.0)
+    job = lifecycle.report(job, 1, Progress(3, 4), 4.0)
+    assert lifecycle.claim(lifecycle.lose(job, 1, 2, 7, 5.0), "r", 0, 6.0).checkpoint == KEPT
 
 
 def test_lost_until_the_attempts_are_used_up():
     """Two attempts: the first loss queues the job, the second fails it as worker_lost, retryable."""
-    queued = lifecycle.lose(RUNNING, RUNNING.fence, 2, 3.0)
-    claimed = lifecycle.claim(queued, "replica_2", 4.0)
-    failed = lifecycle.lose(claimed, claimed.fence, 2, 5.0)
+    queued = lifecycle.lose(RUNNING, RUNNING.fence, 2, 7, 3.0)
+    claimed = lifecycle.claim(queued, "replica_2", 0, 4.0)
+    failed = lifecycle.lose(claimed, claimed.fence, 2, 8, 5.0)
     assert (queued.status, queued.replica, queued.error) == (Status.QUEUED, None, None)
     assert (failed.status, failed.finished_at) == (Status.FAILED, 5.0)
     assert (failed.error["code"], failed.error["retryable"]) == ("worker_lost", True)
@@ -109,15 +170,13 @@ def test_lost_until_the_attempts_are_used_up():
 
 def test_lost_while_being_cancelled_is_cancelled():
     """A job that nobody wants any more gets no second attempt."""
-    assert (
-        lifecycle.lose(lifecycle.request_cancel(RUNNING, 3.0), RUNNING.fence, 9, 4.0).status
-        is Status.CANCELLED
-    )
+    marked = lifecycle.request_end(RUNNING, CANCELLED, 3.0)
+    assert lifecycle.lose(marked, RUNNING.fence, 9, 7, 4.0).status is Status.CANCELLED
 
 
 def test_record_keeps_the_path_inside():
     """What leaves the service tells all but the place on disk and the bookkeeping."""
     record = lifecycle.succeed(RUNNING, 1, {"path": "/v", "bytes": 7}, 9.0).to_dict()
     assert record["result"] == {"bytes": 7}
-    assert not {"seen_at", "cancel_requested"} & set(record)
+    assert not set(PRIVATE) & set(record)
     assert (record["id"], record["status"], record["progress"]) == ("job_1", "succeeded", 1.0)

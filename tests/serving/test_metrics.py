@@ -1,5 +1,6 @@
 import pytest
 
+from warpcache_ray.serving.lifecycle import Job, Status
 from warpcache_ray.serving.metrics import Metrics
 
 NAMES = (
@@ -12,6 +13,10 @@ NAMES = (
     "warpcache_hit_rate",
     "warpcache_request_latency_seconds",
     "warpcache_drift_observed",
+    "warpcache_cancel_latency_seconds",
+    "warpcache_attempts_lost_total",
+    "warpcache_epoch",
+    "warpcache_peak_memory_bytes",
 )
 COUNTERS = NAMES[1:5]
 
@@ -19,7 +24,8 @@ COUNTERS = NAMES[1:5]
 def totals(hits=0, misses=0, warped=0, recomputed=0, cache_bytes=0, drifts=()):
     """What a rank tells of its attempt."""
     counted = {"hits": hits, "misses": misses, "warped": warped, "recomputed": recomputed}
-    return {**counted, "cache_bytes": cache_bytes, "drifts": list(drifts)}
+    sizes = {"cache_bytes": cache_bytes, "peak_memory_bytes": 9}
+    return {**counted, **sizes, "drifts": list(drifts)}
 
 
 @pytest.fixture
@@ -33,17 +39,17 @@ def read(metrics):
     return lambda name, **labels: metrics.registry.get_sample_value(name, labels)
 
 
-def test_all_nine_metrics_are_exposed(metrics):
+def test_all_metrics_are_exposed(metrics):
     """Each name stands in the text before anything happened, with a help line."""
     lines = metrics.text().splitlines()
     for name in NAMES:
         assert any(line.startswith(f"# HELP {name} ") for line in lines), name
 
 
-@pytest.mark.parametrize("status", ["succeeded", "failed", "cancelled"])
+@pytest.mark.parametrize("status", [Status.SUCCEEDED, Status.FAILED, Status.CANCELLED])
 def test_ended_jobs_count_by_status(status, metrics, read):
     """A job that ended counts under its status, and its latency is observed."""
-    metrics.job_ended(status, 3.0)
+    metrics.job_ended(Job("a", {}, {}, created_at=1.0, status=status, finished_at=4.0))
     assert read("warpcache_requests_total", status=status) == 1
     assert read("warpcache_request_latency_seconds_sum") == 3.0
     assert read("warpcache_request_latency_seconds_bucket", le="5.0") == 1

@@ -1,9 +1,9 @@
 import pytest
 
-from warpcache_ray.config import ModelConfig, ServiceConfig
+from warpcache_ray.config import ModelConfig, ServiceConfig, StoreConfig
 from warpcache_ray.errors import InvalidConfig
 from warpcache_ray.parallel.layout import Layout
-from warpcache_ray.serving.preflight import check_devices, check_layout, check_model
+from warpcache_ray.serving.preflight import check_devices, check_layout, check_model, check_store
 
 
 def test_a_folder_with_an_index_is_a_model(tmp_path):
@@ -66,3 +66,16 @@ def test_two_ranks_fit_on_two_cores(folders):
     config = ServiceConfig(model, parallel=Layout(ulysses=2))
     check_devices(config, {"CPU": 2.0})
     check_layout(config)
+
+
+@pytest.mark.parametrize(
+    ("url", "nodes", "fine"), [("", 1, True), ("", 2, False), ("redis://h", 2, True)]
+)
+def test_the_embedded_store_serves_one_node(url, nodes, fine):
+    """On several nodes a server is needed that all of them reach."""
+    config = ServiceConfig(ModelConfig("x"), store=StoreConfig(url))
+    if fine:
+        check_store(config, nodes)
+        return
+    with pytest.raises(InvalidConfig, match="the cluster has 2; give a redis:// URL"):
+        check_store(config, nodes)

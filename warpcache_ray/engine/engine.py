@@ -90,8 +90,8 @@ class Engine:
         decode: bool = True,
     ) -> Result:
         """Runs the unmodified pipeline under `policy`; `on_step` hears of each step and may cancel, or raise the
-        `epoch` that the run's states belong to. By `request` the store can be told to forget them. From a `checkpoint` of the
-        same generation only the steps after it are made. Of several ranks one has to `decode`.
+        `epoch` that the run's states belong to. By `request` the store can be told to forget them. From a `checkpoint`
+        of the same generation only the steps after it are made. Of several ranks one has to `decode`.
 
         Raises:
             InvalidRequest: the pipeline refuses a value.

@@ -1,4 +1,4 @@
-"""The Ray actor that holds the jobs: it takes them in, hands them to replicas, relays cancellations, counts."""
+"""The Ray actor that holds the jobs: it takes them in, hands them to replicas, relays orders, counts epochs."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import asyncio
 import logging
 import time
 import uuid
-from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,21 @@ import ray
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from warpcache_ray.config import ServiceConfig
-from warpcache_ray.errors import NotFound, QueueFull
+from warpcache_ray.errors import Cancelled, DeadlineExceeded, QueueFull, Unavailable
 from warpcache_ray.serving import lifecycle
-from warpcache_ray.serving.lifecycle import Job, StaleFence, Status
+from warpcache_ray.serving.checkpoints import Checkpoints
+from warpcache_ray.serving.jobs import Jobs
+from warpcache_ray.serving.lifecycle import Job, Order, Progress, StaleFence, Status
 from warpcache_ray.serving.metrics import Metrics
+from warpcache_ray.store.connection import check
+from warpcache_ray.store.connection import connect as connect_store
+from warpcache_ray.store.jobs import JobStore
+from warpcache_ray.store.server import EmbeddedServer
 
 log = logging.getLogger(__name__)
 
 NAMESPACE = "warpcache"
-REAP_S = 1.0
+REAP_S = 0.5
 
 
 @dataclass(slots=True)
@@ -34,181 +40,252 @@ class _Replica:
 
 
 class Coordinator:
-    """Async methods, each a transition of `lifecycle`; waiting ones wake on any change."""
+    """Async methods, each a transition of `lifecycle`; waiting ones wake on any change.
 
-    def __init__(self, config: ServiceConfig) -> None:
+    What must outlive it is in the store: a new one in its place reads that, and hears from the replicas what they are
+    at. They don't wait for it.
+    """
+
+    def __init__(
+        self, application: str, config: ServiceConfig, server: EmbeddedServer | None = None
+    ) -> None:
+        self.application = application
         self.config = config
-        self.jobs: OrderedDict[str, Job] = OrderedDict()
         self.replicas: dict[str, _Replica] = {}
         self.metrics = Metrics()
-        self._changed = asyncio.Condition()
+        self.epoch = 0
+        """The model's: states of older ones are void."""
+        self._server = server
+        self._opened: asyncio.Task[Jobs] | None = None
         self._reaper: asyncio.Task[None] | None = None
 
     async def configure(self, config: ServiceConfig) -> None:
-        """Takes a redeployed application's configuration."""
+        """Takes a redeployed application's configuration; with another model, what was kept for the old one is void."""
+        changed = config.model != self.config.model
         self.config = config
+        await self._jobs()
+        if changed:
+            await self.invalidate(None)
 
     async def submit(self, request: dict[str, Any], policy: dict[str, Any]) -> dict[str, Any]:
         """Takes a job in.
 
         Raises:
             QueueFull: as many jobs wait as the limit allows.
+            Unavailable: the store doesn't take it.
         """
-        waiting = sum(job.status is Status.QUEUED for job in self.jobs.values())
+        jobs, now = await self._jobs(), time.time()
+        waiting = jobs.count(Status.QUEUED)
         if waiting >= self.config.model.limits.queue:
             raise QueueFull(f"{waiting} jobs wait already; try again later", "queue")
-        job = Job(f"job_{uuid.uuid4().hex}", request, policy, time.time())
-        await self._put(job)
+        patience = request.get("deadline_s")
+        deadline = None if patience is None else now + patience
+        job = Job(f"job_{uuid.uuid4().hex}", request, policy, now, deadline_at=deadline)
+        await jobs.add(job)
         return job.to_dict()
 
     async def get(self, job_id: str) -> dict[str, Any]:
         """A job's record."""
-        return self._job(job_id).to_dict()
+        return (await self._jobs()).get(job_id).to_dict()
 
     async def video_path(self, job_id: str) -> str | None:
         """Where the job's video is, if it has one."""
-        path: str | None = self._job(job_id).result.get("path")
+        path: str | None = (await self._jobs()).get(job_id).result.get("path")
         return path
 
     async def wait(self, job_id: str, timeout_s: float) -> dict[str, Any]:
         """The record, as soon as the job has ended or the time is over."""
-        await self._until(lambda: self._job(job_id).ended, timeout_s)
-        return self._job(job_id).to_dict()
+        jobs = await self._jobs()
+        await jobs.until(lambda: jobs.get(job_id).ended, timeout_s)
+        return jobs.get(job_id).to_dict()
 
     async def cancel(self, job_id: str) -> dict[str, Any]:
         """Asks for the end of a job; the record says whether it has ended."""
-        job = lifecycle.request_cancel(self._job(job_id), time.time())
-        await self._put(job)
-        return job.to_dict()
+        return (await self._end(job_id, Cancelled("cancelled"))).to_dict()
+
+    async def invalidate(self, job_id: str | None) -> int:
+        """Makes what is kept for a job, or for all, void from the next step on; the new epoch."""
+        jobs = await self._jobs()
+        if job_id is not None:
+            jobs.get(job_id)
+        epoch = await jobs.store.raise_epoch(of_model=job_id is None)
+        if job_id is None:
+            self.epoch = epoch
+            await jobs.wake()
+        else:
+            await jobs.change(job_id, lambda job: lifecycle.invalidate(job, epoch))
+        self.metrics.epoch.set(epoch)
+        return epoch
 
     async def claim(
         self, replica: str, info: dict[str, Any], timeout_s: float
     ) -> dict[str, Any] | None:
         """The next job for an idle replica, or None when the time is over. Asking makes the replica known."""
-        self.replicas[replica] = _Replica(info)
-        if self._reaper is None:
-            # Not in the constructor, which has no event loop; and a restarted coordinator is asked anew.
-            self._reaper = asyncio.create_task(self._reap())
-        await self._until(lambda: self._next() is not None, timeout_s)
-        self._seen(replica)
-        queued = self._next()
-        if queued is None:
+        jobs = await self._jobs()
+        self._seen(replica, info)
+        job = await self._claimed(jobs, replica, time.monotonic() + timeout_s)
+        self._seen(replica, info)
+        if job is None:
             return None
-        job = lifecycle.claim(queued, replica, time.time())
-        await self._put(job)
         return {
             "id": _attempt(job.id, job.fence),
             "job_id": job.id,
             "fence": job.fence,
+            "epoch": job.epoch,
+            "checkpoint": job.checkpoint,
             "request": job.request,
             "policy": job.policy,
         }
 
-    async def report(self, job_id: str, fence: int, totals: dict[str, Any]) -> bool:
-        """An attempt's progress. False: the attempt is void and should end."""
-        job = self._job(job_id)
+    async def report(
+        self, job_id: str, fence: int, totals: dict[str, Any], replica: str, info: dict[str, Any]
+    ) -> Order:
+        """An attempt's progress, and what it is to do at its next step."""
+        jobs = await self._jobs()
+        self._seen(replica, info)
+        done = Progress(totals["step"], totals["total"], totals["summary"], totals["checkpoint"])
         try:
-            job = lifecycle.report(
-                job, fence, totals["step"], totals["total"], totals["summary"], time.time()
-            )
+            job = await jobs.note(job_id, lambda j: lifecycle.report(j, fence, done, time.time()))
         except StaleFence:
-            return False
-        self._seen(job.replica)
+            return Order(cancel=True)
         self.metrics.moved(_attempt(job_id, fence), totals)
-        await self._put(job)
-        return not job.cancel_requested
+        return lifecycle.order(job, fence, self.epoch)
 
-    async def keeps_on(self, job_id: str, fence: int, timeout_s: float) -> bool:
-        """False as soon as there is a reason to end the attempt, True when the time is over without one."""
+    async def control(self, job_id: str, fence: int, epoch: int, timeout_s: float) -> Order:
+        """The order for an attempt: as soon as there is another than to go on in `epoch`, or when the time is over."""
+        jobs = await self._jobs()
 
-        def over() -> bool:
-            job = self._job(job_id)
-            current = job.fence == fence and job.status is Status.RUNNING
-            return job.cancel_requested or not current
+        def order() -> Order:
+            return lifecycle.order(jobs.get(job_id), fence, self.epoch)
 
-        return not await self._until(over, timeout_s)
+        await jobs.until(lambda: order().cancel or order().epoch > epoch, timeout_s)
+        return order()
 
     async def finish(
         self, job_id: str, fence: int, result: dict[str, Any], error: dict[str, Any] | None
     ) -> bool:
         """Publishes an attempt's outcome. False: a newer attempt owns the job, nothing was published."""
-        job = self._job(job_id)
-        self.metrics.attempt_over(_attempt(job_id, fence))
-        try:
+        if error is not None and error["retryable"]:
+            return await self._lose(job_id, fence)
+
+        def over(job: Job) -> Job:
             if error is None:
-                job = lifecycle.succeed(job, fence, result, time.time())
-            elif error["retryable"]:
-                job = lifecycle.lose(job, fence, self.config.max_attempts, time.time())
-            else:
-                job = lifecycle.fail(job, fence, error, time.time())
-        except StaleFence:
-            return False
-        await self._put(job)
-        return True
+                return lifecycle.succeed(job, fence, result, time.time())
+            return lifecycle.fail(job, fence, error, time.time())
+
+        self.metrics.attempt_over(_attempt(job_id, fence))
+        return await self._ends(job_id, over)
 
     async def health(self) -> dict[str, Any]:
         """Replicas that were seen lately, and how many jobs wait and run."""
+        jobs = await self._jobs()
         fresh = {k: r.info for k, r in self.replicas.items() if self._alive(r)}
-        counts = {s.value: 0 for s in Status}
-        for job in self.jobs.values():
-            counts[job.status.value] += 1
-        return {"replicas": fresh, "jobs": counts}
+        return {"replicas": fresh, "jobs": {s.value: jobs.count(s) for s in Status}}
 
     async def metrics_text(self) -> str:
         """Prometheus' text format."""
         return self.metrics.text()
 
-    def _job(self, job_id: str) -> Job:
-        if job_id not in self.jobs:
-            raise NotFound(f"job {job_id!r} is unknown (or expired)", "job_id")
-        return self.jobs[job_id]
+    async def _jobs(self) -> Jobs:
+        # Not in the constructor, which has no event loop. A store that can't be opened is asked for again.
+        if self._opened is None or (self._opened.done() and self._opened.exception()):
+            self._opened = asyncio.create_task(self._open())
+        return await asyncio.shield(self._opened)
 
-    def _next(self) -> Job | None:
-        return next((j for j in self.jobs.values() if j.status is Status.QUEUED), None)
+    async def _open(self) -> Jobs:
+        url = self.config.store.url
+        if not url:
+            self._server = self._server or EmbeddedServer(self.config.store_folder)
+            await asyncio.to_thread(self._server.start)
+            url = self._server.url
+        redis = connect_store(url)
+        await check(redis)
+        jobs = Jobs(JobStore(redis, self.application))
+        await jobs.load()
+        self.epoch = await jobs.store.model_epoch()
+        self._reaper = asyncio.create_task(self._reap(jobs))
+        return jobs
 
-    def _seen(self, replica: str | None) -> None:
-        if replica in self.replicas:
-            self.replicas[replica].seen_at = time.time()
+    async def _claimed(self, jobs: Jobs, replica: str, until: float) -> Job | None:
+        while True:
+            left = until - time.monotonic()
+            await jobs.until(lambda: jobs.first(Status.QUEUED) is not None, left)
+            queued = jobs.first(Status.QUEUED)
+            if queued is None:
+                return None
+            # Another replica may be faster.
+            with suppress(StaleFence):
+                return await jobs.change(
+                    queued.id, lambda job: lifecycle.claim(job, replica, self.epoch, time.time())
+                )
+
+    def _seen(self, replica: str, info: dict[str, Any]) -> None:
+        self.replicas[replica] = _Replica(info)
 
     def _alive(self, replica: _Replica) -> bool:
         return time.time() - replica.seen_at < self.config.lease_s
 
-    async def _put(self, job: Job) -> None:
-        # The record changes before the first await, so that no transition starts from an old one.
-        before = self.jobs.get(job.id)
-        self.jobs[job.id] = job
-        if job.ended and (before is None or not before.ended):
-            self.metrics.job_ended(job.status.value, time.time() - job.created_at)
-        await self._notify()
+    async def _end(self, job_id: str, reason: Cancelled | DeadlineExceeded) -> Job:
+        await self._ends(job_id, lambda job: lifecycle.request_end(job, reason, time.time()))
+        return (await self._jobs()).get(job_id)
 
-    async def _notify(self) -> None:
-        async with self._changed:
-            self._changed.notify_all()
+    async def _lose(self, job_id: str, fence: int) -> bool:
+        """Gives a lost attempt's job back, in an epoch of its own."""
+        jobs = await self._jobs()
+        epoch = await jobs.store.raise_epoch()
+        attempts = self.config.max_attempts
+        self.metrics.attempt_over(_attempt(job_id, fence))
+        self.metrics.lost.inc()
+        return await self._ends(
+            job_id, lambda job: lifecycle.lose(job, fence, attempts, epoch, time.time())
+        )
 
-    async def _until(self, happened: Callable[[], bool], timeout_s: float) -> bool:
-        async with self._changed:
-            try:
-                await asyncio.wait_for(self._changed.wait_for(happened), timeout_s)
-            except TimeoutError:
-                return False
-            return True
+    async def _ends(self, job_id: str, transition: Callable[[Job], Job]) -> bool:
+        """Makes a transition that may end the job; False if a stale attempt asked for it."""
+        jobs = await self._jobs()
+        before = jobs.get(job_id)
+        try:
+            job = await jobs.change(job_id, transition)
+        except StaleFence:
+            return False
+        if job.ended and not before.ended:
+            self.metrics.job_ended(job)
+            await self._forget_checkpoints(job)
+        return True
 
-    async def _reap(self) -> None:
+    async def _reap(self, jobs: Jobs) -> None:
         while True:
             await asyncio.sleep(REAP_S)
-            for job_id in list(self.jobs):
-                # Read anew: a job may have changed while this loop awaited.
-                await self._reap_job(self.jobs[job_id], time.time())
             self.replicas = {k: r for k, r in self.replicas.items() if self._alive(r)}
+            try:
+                if self._server is not None:
+                    # Returns at once where it lives.
+                    await asyncio.to_thread(self._server.start)
+                for job in jobs:
+                    await self._reap_job(jobs, job, time.time())
+            except Unavailable as error:
+                log.warning("the store is away: %s", error.message)
 
-    async def _reap_job(self, job: Job, now: float) -> None:
-        if job.status is Status.RUNNING and now - (job.seen_at or now) > self.config.lease_s:
-            self.metrics.attempt_over(_attempt(job.id, job.fence))
-            await self._put(lifecycle.lose(job, job.fence, self.config.max_attempts, now))
+    async def _reap_job(self, jobs: Jobs, job: Job, now: float) -> None:
+        if lifecycle.overdue(job, now):
+            asked = job.request["deadline_s"]
+            await self._end(job.id, DeadlineExceeded(f"not done in {asked} s", "deadline_s"))
+        elif job.status is Status.RUNNING and now - (job.seen_at or now) > self.config.lease_s:
+            await self._lose(job.id, job.fence)
         elif job.ended and now - (job.finished_at or now) > self.config.result_ttl_s:
-            del self.jobs[job.id]
+            await jobs.remove(job.id)
             if "path" in job.result:
                 _remove(Path(job.result["path"]))
+            await self._forget_checkpoints(job)
+
+    async def _forget_checkpoints(self, job: Job) -> None:
+        if not self.config.checkpoint_every:
+            return
+        try:
+            await asyncio.to_thread(Checkpoints(self.config.checkpoints).forget, job.id)
+        except Exception as error:
+            # Each kind of storage has errors of its own.
+            log.warning("checkpoints of %s stay: %s", job.id, error)
 
 
 def _remove(video: Path) -> None:
@@ -235,4 +312,4 @@ def connect(application: str, config: ServiceConfig) -> Any:
         max_restarts=-1,
         # A replica's children live in its placement group and die with it, even detached ones.
         scheduling_strategy=PlacementGroupSchedulingStrategy(placement_group=None),
-    ).remote(config)
+    ).remote(application, config)

@@ -21,7 +21,7 @@ from warpcache_ray.media import MEDIA_TYPES
 from warpcache_ray.policy_spec import describe_policy, parse_policy, summarize_policy
 from warpcache_ray.serving import coordinator, problems
 from warpcache_ray.serving.lifecycle import TERMINAL, Status
-from warpcache_ray.serving.schemas import GenerateRequest, check_shape
+from warpcache_ray.serving.schemas import GenerateRequest, Invalidation, check_shape
 
 WAIT_S = 20.0
 
@@ -32,6 +32,7 @@ class Service:
     def __init__(self, config: ServiceConfig, actor: Any) -> None:
         self.config = config
         self.actor = actor
+        self._said: set[asyncio.Future[Any]] = set()
 
     async def ask(self, method: str, *arguments: Any) -> Any:
         """Calls the coordinator.
@@ -45,6 +46,12 @@ class Service:
             raise error.cause from error
         except RayActorError as error:
             raise Unavailable("the coordinator is restarting; try again") from error
+
+    def tell(self, method: str, *arguments: Any) -> None:
+        """Calls the coordinator without waiting for it: for tasks that are at their end."""
+        said = asyncio.ensure_future(self.ask(method, *arguments))
+        self._said.add(said)
+        said.add_done_callback(self._said.discard)
 
     async def model_info(self) -> dict[str, Any]:
         """What the model can make, as its replicas tell.
@@ -72,6 +79,7 @@ def routes(service: Service) -> APIRouter:
     router = APIRouter()
     _add_generation(router, service)
     _add_jobs(router, service)
+    _add_admin(router, service)
     _add_descriptions(router, service)
     return router
 
@@ -88,13 +96,26 @@ def _add_generation(router: APIRouter, service: Service) -> None:
         raw = MEDIA_TYPES[body.output_format] in request.headers.get("accept", "")
         if not (body.wait or raw):
             return JSONResponse(_public(job, request))
-        while job["status"] not in TERMINAL:
-            job = await service.ask("wait", job["id"], WAIT_S)
+        job = await _until_ended(service, job, body.cancel_on_disconnect)
         if job["status"] != Status.SUCCEEDED:
             return JSONResponse({"error": job["error"], "job": _public(job, request)}, _status(job))
         if raw:
             return await _file(service, job)
         return JSONResponse(await _with_video(service, job, body.response_format, request))
+
+
+async def _until_ended(
+    service: Service, job: dict[str, Any], cancel_on_disconnect: bool
+) -> dict[str, Any]:
+    try:
+        while job["status"] not in TERMINAL:
+            job = await service.ask("wait", job["id"], WAIT_S)
+    except asyncio.CancelledError:
+        # So Serve tells that the client has gone.
+        if cancel_on_disconnect:
+            service.tell("cancel", job["id"])
+        raise
+    return job
 
 
 def _add_jobs(router: APIRouter, service: Service) -> None:
@@ -112,6 +133,13 @@ def _add_jobs(router: APIRouter, service: Service) -> None:
     async def cancel(job_id: str, request: Request) -> JSONResponse:
         """Cancels: a queued job at once, a running one at its next step boundary."""
         return JSONResponse(_public(await service.ask("cancel", job_id), request))
+
+
+def _add_admin(router: APIRouter, service: Service) -> None:
+    @router.post("/admin/invalidate")
+    async def invalidate(body: Invalidation) -> dict[str, Any]:
+        """Makes all cache states of a job, or of all jobs, void from their next step on; the new epoch."""
+        return {"epoch": await service.ask("invalidate", body.job_id)}
 
 
 def _add_descriptions(router: APIRouter, service: Service) -> None:

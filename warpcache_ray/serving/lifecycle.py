@@ -1,7 +1,8 @@
 """The life of a job, as pure functions: queued → running → succeeded | failed | cancelled, and back to queued
 when an attempt is lost.
 
-Each claim raises the job's fence; whoever holds an older one can change nothing any more.
+Each claim raises the job's fence; whoever holds an older one can change nothing any more. Epochs say since when cache
+states are valid: a job's own rises when an attempt is lost or its request is invalidated.
 """
 
 from __future__ import annotations
@@ -27,6 +28,10 @@ class Status(StrEnum):
 TERMINAL = frozenset({Status.SUCCEEDED, Status.FAILED, Status.CANCELLED})
 
 
+PRIVATE = ("seen_at", "deadline_at", "ending", "ending_at", "checkpoint")
+"""Fields of a record that are nobody's business outside of the service."""
+
+
 class StaleFence(Exception):
     """The attempt that speaks is not the job's current one, or the job has ended."""
 
@@ -45,9 +50,15 @@ class Job:
     started_at: float | None = None
     finished_at: float | None = None
     seen_at: float | None = None
+    deadline_at: float | None = None
     step: int = 0
     total_steps: int | None = None
-    cancel_requested: bool = False
+    epoch: int = 0
+    ending: dict[str, Any] | None = None
+    """The error that a running attempt is to end with, since `ending_at`."""
+    ending_at: float | None = None
+    checkpoint: dict[str, Any] | None = None
+    """Where the next attempt can go on: `step` and `url`."""
     cache: dict[str, Any] = field(default_factory=dict)
     result: dict[str, Any] = field(default_factory=dict)
     error: dict[str, Any] | None = None
@@ -67,20 +78,26 @@ class Job:
     def to_dict(self) -> dict[str, Any]:
         """The record as it leaves the service; the video's place on disk and the policy's measurements stay inside."""
         record = asdict(self)
-        for private in ("seen_at", "cancel_requested"):
+        for private in PRIVATE:
             del record[private]
         record["policy"] = summarize_policy(self.policy)
         record["result"] = {k: v for k, v in self.result.items() if k != "path"}
         return record | {"progress": round(self.progress, 4)}
 
 
-def claim(job: Job, replica: str, now: float) -> Job:
-    """A new attempt by `replica`."""
-    assert job.status is Status.QUEUED
+def claim(job: Job, replica: str, epoch: int, now: float) -> Job:
+    """A new attempt by `replica`; `epoch` is the model's.
+
+    Raises:
+        StaleFence: the job doesn't wait any more.
+    """
+    if job.status is not Status.QUEUED:
+        raise StaleFence(f"job {job.id} is {job.status}")
     return replace(
         job,
         status=Status.RUNNING,
         fence=job.fence + 1,
+        epoch=max(job.epoch, epoch),
         replica=replica,
         started_at=now,
         seen_at=now,
@@ -88,10 +105,41 @@ def claim(job: Job, replica: str, now: float) -> Job:
     )
 
 
-def report(job: Job, fence: int, step: int, total: int, cache: dict[str, Any], now: float) -> Job:
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What an attempt is to do at its next step: end, or go on in an epoch."""
+
+    epoch: int = 0
+    cancel: bool = False
+
+
+def order(job: Job, fence: int, epoch: int) -> Order:
+    """The order for the attempt with this fence; `epoch` is the model's."""
+    current = job.fence == fence and job.status is Status.RUNNING
+    return Order(max(job.epoch, epoch), cancel=not current or job.ending is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far an attempt is: steps made and to make, what its cache did, the newest checkpoint."""
+
+    step: int
+    total: int
+    cache: dict[str, Any] = field(default_factory=dict)
+    checkpoint: dict[str, Any] | None = None
+
+
+def report(job: Job, fence: int, progress: Progress, now: float) -> Job:
     """Progress of the current attempt; renews its lease."""
     _check(job, fence)
-    return replace(job, step=step, total_steps=total, cache=cache, seen_at=now)
+    return replace(
+        job,
+        step=progress.step,
+        total_steps=progress.total,
+        cache=progress.cache,
+        checkpoint=progress.checkpoint or job.checkpoint,
+        seen_at=now,
+    )
 
 
 def succeed(job: Job, fence: int, result: dict[str, Any], now: float) -> Job:
@@ -101,32 +149,48 @@ def succeed(job: Job, fence: int, result: dict[str, Any], now: float) -> Job:
 
 
 def fail(job: Job, fence: int, error: dict[str, Any], now: float) -> Job:
-    """The end of an attempt that raised; a cancellation ends as cancelled."""
+    """The end of an attempt that raised; one that was told to end does so for the reason that it was told."""
     _check(job, fence)
-    status = Status.CANCELLED if error["code"] == Cancelled.code else Status.FAILED
-    return replace(job, status=status, error=error, finished_at=now)
+    told = job.ending is not None and error["code"] == Cancelled.code
+    return _end(job, job.ending if told and job.ending else error, now)
 
 
-def request_cancel(job: Job, now: float) -> Job:
-    """Ends a queued job at once, marks a running one for its replica; an ended job stays as it is."""
+def request_end(job: Job, reason: WarpCacheError, now: float) -> Job:
+    """Ends a queued job at once, marks a running one for its replica (the first reason counts); an ended job stays
+    as it is."""
     if job.status is Status.QUEUED:
-        return _end(job, Status.CANCELLED, Cancelled("cancelled before it started"), now)
-    return replace(job, cancel_requested=True) if job.status is Status.RUNNING else job
+        return _end(job, reason.to_dict(), now)
+    if job.status is Status.RUNNING and job.ending is None:
+        return replace(job, ending=reason.to_dict(), ending_at=now)
+    return job
 
 
-def lose(job: Job, fence: int, max_attempts: int, now: float) -> Job:
-    """What becomes of a job whose attempt's worker is gone: another attempt, or failure after `max_attempts`."""
+def overdue(job: Job, now: float) -> bool:
+    """The job's deadline has passed, and nothing has been done about it."""
+    late = job.deadline_at is not None and now > job.deadline_at
+    return late and not job.ended and job.ending is None
+
+
+def invalidate(job: Job, epoch: int) -> Job:
+    """What the job's attempts kept before counts no more."""
+    return job if job.ended else replace(job, epoch=epoch)
+
+
+def lose(job: Job, fence: int, max_attempts: int, epoch: int, now: float) -> Job:
+    """What becomes of a job whose attempt's worker is gone: another attempt, in a new epoch and from the last
+    checkpoint, or failure after `max_attempts`."""
     _check(job, fence)
-    if job.cancel_requested:
-        return _end(job, Status.CANCELLED, Cancelled("cancelled; its worker was lost"), now)
+    if job.ending is not None:
+        return _end(job, job.ending, now)
     if job.fence >= max_attempts:
         lost = WorkerLost(f"the worker was lost in attempt {job.fence} of {max_attempts}")
-        return _end(job, Status.FAILED, lost, now)
-    return replace(job, status=Status.QUEUED, replica=None, step=0)
+        return _end(job, lost.to_dict(), now)
+    return replace(job, status=Status.QUEUED, replica=None, step=0, epoch=epoch)
 
 
-def _end(job: Job, status: Status, error: WarpCacheError, now: float) -> Job:
-    return replace(job, status=status, error=error.to_dict(), finished_at=now)
+def _end(job: Job, error: dict[str, Any], now: float) -> Job:
+    status = Status.CANCELLED if error["code"] == Cancelled.code else Status.FAILED
+    return replace(job, status=status, error=error, finished_at=now)
 
 
 def _check(job: Job, fence: int) -> None:

@@ -7,8 +7,12 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from warpcache_ray.serving.lifecycle import Job
+
 _DRIFT_BUCKETS = (0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.12, 0.16, 0.24, 0.32, 0.5, 1.0, 2.0)
 _LATENCY_BUCKETS = (0.5, 1, 2, 5, 10, 20, 40, 80, 160, 320, 640, 1280)
+
+_CANCEL_BUCKETS = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 40)
 
 _COUNTED = ("hits", "misses", "warped", "recomputed")
 
@@ -49,6 +53,18 @@ class Metrics:
         self.drift = Histogram(
             "warpcache_drift_observed", "Drift at decisions", buckets=_DRIFT_BUCKETS, registry=r
         )
+        self.cancel_latency = Histogram(
+            "warpcache_cancel_latency_seconds",
+            "From the wish to end a running job to its end",
+            buckets=_CANCEL_BUCKETS,
+            registry=r,
+        )
+        self.lost = Counter("warpcache_attempts_lost", "Attempts whose worker was lost", registry=r)
+        self.epoch = Gauge("warpcache_epoch", "The newest epoch", registry=r)
+        self.memory = Gauge(
+            "warpcache_peak_memory_bytes", "Largest device memory of any attempt", registry=r
+        )
+        self._peak = 0
         self._reported: dict[str, dict[str, int]] = {}
         self._sizes: dict[str, int] = {}
         self._sums = dict.fromkeys(_COUNTED, 0)
@@ -69,16 +85,21 @@ class Metrics:
         asked = self._sums["hits"] + self._sums["misses"]
         self.hit_rate.set(self._sums["hits"] / asked if asked else 0.0)
         self._resize(attempt, totals["cache_bytes"])
+        self._peak = max(self._peak, totals["peak_memory_bytes"])
+        self.memory.set(self._peak)
 
     def attempt_over(self, attempt: str) -> None:
         """Forgets an attempt; its counts stay."""
         self._reported.pop(attempt, None)
         self._resize(attempt, 0)
 
-    def job_ended(self, status: str, seconds: float) -> None:
+    def job_ended(self, job: Job) -> None:
         """Counts a job that reached a terminal state."""
-        self.requests.labels(status).inc()
-        self.latency.observe(seconds)
+        assert job.finished_at is not None
+        self.requests.labels(job.status.value).inc()
+        self.latency.observe(job.finished_at - job.created_at)
+        if job.ending_at is not None:
+            self.cancel_latency.observe(job.finished_at - job.ending_at)
 
     def text(self) -> str:
         """Prometheus' text format."""

@@ -72,6 +72,19 @@ def check_devices(config: ServiceConfig, resources: Mapping[str, float]) -> None
             )
 
 
+def check_store(config: ServiceConfig, nodes: int) -> None:
+    """The job store can be reached from where it is needed.
+
+    Raises:
+        InvalidConfig: the embedded one, which has no port, on a cluster of several nodes.
+    """
+    if nodes > 1 and not config.store.url:
+        raise InvalidConfig(
+            f"store.url = '': the embedded store serves one node, the cluster has {nodes}; give a redis:// URL",
+            "store.url",
+        )
+
+
 def check_layout(config: ServiceConfig) -> None:
     """The model can be shared out over ranks as the layout says; reads two of its files, from the hub if need be.
 

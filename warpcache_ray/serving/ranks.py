@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ import ray
 from warpcache_ray.config import ServiceConfig
 from warpcache_ray.errors import GenerationFailed, WarpCacheError
 from warpcache_ray.policy_spec import parse_policy
+from warpcache_ray.serving.checkpoints import Checkpoints, Keeper
 
 # The engine loads torch and diffusers. Only a rank's own process pays for that, when it is made.
 if TYPE_CHECKING:
@@ -22,6 +23,26 @@ if TYPE_CHECKING:
 
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """The attempt at hand: what its listeners may ask for, and what they have said."""
+
+    id: str = ""
+    step: int = 0
+    total: int = 0
+    drifts: list[float] = field(default_factory=list)
+    counts: dict[str, Any] = field(default_factory=lambda: _totals(None))
+    keeper: Keeper | None = None
+    epoch: int = 0
+    cancelled: bool = False
+
+    def progress(self) -> dict[str, Any]:
+        """Running totals, and the drifts so far."""
+        kept = self.keeper.kept if self.keeper else None
+        place = {"step": self.step, "total": self.total, "epoch": self.epoch, "checkpoint": kept}
+        return {**place, **self.counts, "drifts": list(self.drifts)}
 
 
 class Rank:
@@ -37,12 +58,9 @@ class Rank:
         self.index = index
         self._store: Any = None
         self._lock = threading.Lock()
-        self._attempt = ""
+        self._attempt = _Attempt()
         self._cancelled = ""
-        self._step = 0
-        self._total = 0
-        self._drifts: list[float] = []
-        self._counts: dict[str, Any] = _totals(None)
+        """The attempt that is to end, which may not have begun here."""
 
     def open(self) -> tuple[str, int]:
         """Where the other ranks find this one, on a port that was free."""
@@ -74,56 +92,72 @@ class Rank:
 
     @ray.method(concurrency_group="control")
     def progress(self, attempt: str) -> dict[str, Any]:
-        """Running totals of the attempt, and its drifts so far; zeros until it begins."""
+        """Running totals of the attempt, its drifts so far and its newest checkpoint; zeros until it begins."""
         with self._lock:
-            if attempt != self._attempt:
-                return {"step": 0, "total": 0, **_totals(None), "drifts": []}
-            return {
-                "step": self._step,
-                "total": self._total,
-                **self._counts,
-                "drifts": list(self._drifts),
-            }
+            known = self._attempt if attempt == self._attempt.id else _Attempt()
+            return known.progress()
 
     @ray.method(concurrency_group="control")
-    def cancel(self, attempt: str) -> None:
-        """Ends this attempt at its next step boundary; does nothing to any other."""
+    def control(self, attempt: str, epoch: int, cancel: bool) -> None:
+        """The word for this attempt's next step boundary; does nothing to any other attempt."""
         with self._lock:
-            self._cancelled = attempt
+            if cancel:
+                self._cancelled = attempt
+            if attempt == self._attempt.id:
+                self._attempt.epoch = max(self._attempt.epoch, epoch)
 
-    def generate(self, attempt: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any] | None]:
-        """Makes the attempt's video: what to publish, and the error if there is one."""
-        from warpcache_ray.engine.events import Generation
-
+    def generate(
+        self, attempt: dict[str, Any], checkpoint: bytes | None
+    ) -> tuple[dict[str, Any], dict[str, Any] | None]:
+        """Makes the attempt's video, the rest of it where there is a checkpoint: what to publish, and the error if
+        there is one."""
+        own = _Attempt(attempt["id"], keeper=self._keeper(attempt), epoch=attempt["epoch"])
         with self._lock:
-            self._attempt = attempt["id"]
-            self._step, self._total, self._drifts = 0, 0, []
-            self._counts = _totals(None)
-        request = attempt["request"]
-        fields = {f: request[f] for f in Generation.__slots__ if f in request}
+            self._attempt = own
         try:
-            result = self.engine.generate(
-                Generation(**fields),
-                parse_policy(attempt["policy"]),
-                self._on_step,
-                request=attempt["job_id"],
-            )
+            result = self._make(attempt, own, checkpoint)
             return self._publish(attempt, result) if self.index == 0 else {}, None
         except WarpCacheError as error:
             return {}, error.to_dict()
         except Exception as error:
             log.exception("attempt %s failed", attempt["id"])
             return {}, GenerationFailed(f"{type(error).__name__}: {error}").to_dict()
+        finally:
+            if own.keeper is not None:
+                own.keeper.close()
 
-    def _on_step(self, event: StepEvent) -> Control:
+    def _make(self, attempt: dict[str, Any], own: _Attempt, checkpoint: bytes | None) -> Result:
+        from warpcache_ray.engine.checkpoint import Checkpoint
+        from warpcache_ray.engine.events import Generation
+
+        request = attempt["request"]
+        fields = {f: request[f] for f in Generation.__slots__ if f in request}
+        return self.engine.generate(
+            Generation(**fields),
+            parse_policy(attempt["policy"]),
+            lambda event: self._on_step(own, event),
+            request=attempt["job_id"],
+            epoch=own.epoch,
+            checkpoint=Checkpoint.from_bytes(checkpoint) if checkpoint else None,
+            decode=self.index == 0,
+        )
+
+    def _keeper(self, attempt: dict[str, Any]) -> Keeper | None:
+        if self.index or not self.config.checkpoint_every:
+            return None
+        return Keeper(Checkpoints(self.config.checkpoints), attempt["job_id"], attempt["fence"])
+
+    def _on_step(self, own: _Attempt, event: StepEvent) -> Control:
         from warpcache_ray.engine.events import Control
 
+        done = event.index + 1
+        if own.keeper and done < event.total and done % self.config.checkpoint_every == 0:
+            own.keeper.offer(event.checkpoint)
         with self._lock:
-            self._step, self._total = event.index + 1, event.total
-            self._drifts += [d.drift for d in event.decisions.values() if d.drift is not None]
-            self._counts = _totals(event.stats)
-            cancelled = self._cancelled == self._attempt
-        return Control.CANCEL if cancelled else Control.CONTINUE
+            own.step, own.total = done, event.total
+            own.drifts += [d.drift for d in event.decisions.values() if d.drift is not None]
+            own.counts = _totals(event.stats)
+            return Control(own.epoch, cancel=self._cancelled == own.id)
 
     def _publish(self, attempt: dict[str, Any], result: Result) -> dict[str, Any]:
         from warpcache_ray.video import write_video
@@ -138,6 +172,9 @@ class Rank:
         return {
             "path": str(path),
             "latents_sha256": result.latents_sha256,
+            "epoch": result.epoch,
+            "resumed_at": result.resumed_at,
+            "warnings": self._warnings(result),
             "timings": {k: round(v, 4) for k, v in asdict(result.timings).items()},
             "num_frames": frames,
             "height": height,
@@ -145,12 +182,24 @@ class Rank:
             "bytes": Path(path).stat().st_size,
         }
 
+    def _warnings(self, result: Result) -> list[str]:
+        found, budget = [], self.config.cache_bytes
+        if result.stats.peak_cache_bytes > budget:
+            found.append(
+                f"cache_bytes = {budget}: this request alone would keep {result.stats.peak_cache_bytes} bytes; "
+                "steps that lost what they needed were recomputed"
+            )
+        if result.tiled:
+            found.append("the decoder ran out of memory and worked in tiles: seams are possible")
+        return found
+
 
 def _totals(stats: CacheStats | None) -> dict[str, Any]:
     counted = ("hits", "misses", "warped", "recomputed")
     return {
         **{name: getattr(stats, name) if stats else 0 for name in counted},
         "cache_bytes": stats.cache_bytes if stats else 0,
+        "peak_memory_bytes": stats.peak_memory_bytes if stats else 0,
         "summary": stats.summary() if stats else {},
     }
 

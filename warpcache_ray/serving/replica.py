@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 import uuid
 from pathlib import Path
@@ -14,10 +15,15 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from warpcache_ray.config import ServiceConfig
-from warpcache_ray.errors import NotFound, WorkerLost
+from warpcache_ray.errors import NotFound, Unavailable, WorkerLost
 from warpcache_ray.serving import coordinator
+from warpcache_ray.serving.checkpoints import Checkpoints
+from warpcache_ray.serving.lifecycle import Order
+from warpcache_ray.serving.pace import Pace, Watch, volume_of
 from warpcache_ray.serving.preflight import DRIVER_CPUS, RANK_CPUS
 from warpcache_ray.serving.ranks import Rank, rank_environment
+
+log = logging.getLogger(__name__)
 
 CLAIM_S = 4.0
 REPORT_S = 0.2
@@ -45,6 +51,7 @@ class Replica:
         self.id = f"replica_{uuid.uuid4().hex[:12]}"
         self.coordinator = coordinator.connect(serve.get_replica_context().app_name, config)
         self.failed: str | None = None
+        self.pace = Pace(config.slow_step_factor, config.step_timeout_s)
         self.ranks = [self._start_rank(i) for i in range(config.parallel.world_size)]
         shared = config.parallel.world_size > 1
         meeting = await self.ranks[0].open.remote() if shared else None
@@ -77,17 +84,21 @@ class Replica:
                 await self._run(attempt)
 
     async def _tell(self, method: str, *arguments: Any) -> Any:
-        # A coordinator that died is back within a second; claims may be repeated, and all else is fenced.
+        # A coordinator that died is back within a second, as is its store; claims may be repeated, all else is fenced.
         while True:
             try:
                 return await getattr(self.coordinator, method).remote(*arguments)
             except RayActorError:
                 await asyncio.sleep(RECONNECT_S)
+            except RayTaskError as error:
+                if not isinstance(error.cause, Unavailable):
+                    raise
+                await asyncio.sleep(RECONNECT_S)
 
     async def _run(self, attempt: dict[str, Any]) -> None:
         relays = [
             asyncio.create_task(self._relay_progress(attempt)),
-            asyncio.create_task(self._relay_cancel(attempt)),
+            asyncio.create_task(self._relay_control(attempt)),
         ]
         try:
             result, error = await self._generate(attempt)
@@ -101,15 +112,38 @@ class Replica:
         await self._finish(attempt, result, error)
 
     async def _generate(self, attempt: dict[str, Any]) -> Outcome:
-        """What the first rank gives once all are through."""
+        """What the first rank gives once all are through: only then is there room for the next job."""
+        checkpoint = await self._checkpoint(attempt)
         runs: list[asyncio.Future[Outcome]] = [
-            asyncio.ensure_future(r.generate.remote(attempt)) for r in self.ranks
+            asyncio.ensure_future(r.generate.remote(attempt, checkpoint)) for r in self.ranks
         ]
         for finished in asyncio.as_completed(runs):
             _, error = await finished
             if error:
-                await asyncio.wait_for(asyncio.gather(*runs), PARTING_S)
+                return await self._part(runs, error)
         return runs[0].result()
+
+    async def _part(self, runs: list[asyncio.Future[Outcome]], error: dict[str, Any]) -> Outcome:
+        """Waits for the ranks beside the one that has failed: they fail with it, or wait for it in vain and are lost.
+        Either way the job ends for the reason that the first one gave."""
+        try:
+            await asyncio.wait_for(asyncio.gather(*runs), PARTING_S)
+        except (RayError, TimeoutError) as lost:
+            self._lose_ranks(lost)
+        return {}, error
+
+    async def _checkpoint(self, attempt: dict[str, Any]) -> bytes | None:
+        """What the attempt goes on from; read once, so that all ranks have the same."""
+        kept = attempt["checkpoint"]
+        if kept is None:
+            return None
+        store = Checkpoints(self.config.checkpoints)
+        try:
+            return await asyncio.to_thread(store.read, kept["url"])
+        except Exception as error:
+            # Each kind of storage has errors of its own; the job can start anew.
+            log.warning("checkpoint %s can't be read: %s", kept["url"], error)
+            return None
 
     async def _finish(
         self, attempt: dict[str, Any], result: dict[str, Any], error: dict[str, Any] | None
@@ -125,47 +159,54 @@ class Replica:
         except RayTaskError as error:
             # A coordinator that lost its memory doesn't know the job: the attempt is void.
             if isinstance(error.cause, NotFound):
-                return False
+                return None
             raise
 
     def _lose_ranks(self, lost: Exception) -> WorkerLost:
         # The ranks live and die together: one that is left alone would wait for ever in a collective.
-        self.failed = f"a rank was lost: {lost!r}"
+        self.failed = self.failed or f"a rank was lost: {lost!r}"
         for rank in self.ranks:
             ray.kill(rank)
         return WorkerLost(f"a rank died: {type(lost).__name__}")
 
     async def _relay_progress(self, attempt: dict[str, Any]) -> None:
-        step, moved = -1, time.monotonic()
+        watch = Watch(self.pace, volume_of(attempt["request"]), time.monotonic())
         while True:
             try:
-                now = await self._report(attempt)
+                totals = await self._report(attempt)
             except (RayError, TimeoutError) as lost:
                 # Killing the ranks ends `generate`, which is what `_run` waits for.
                 self._lose_ranks(lost)
                 return
-            if now != step:
-                step, moved = now, time.monotonic()
-            if time.monotonic() - moved > self.config.step_timeout_s:
-                self._lose_ranks(TimeoutError(f"no step in {self.config.step_timeout_s} s"))
+            watch.told(totals["step"], totals["total"], time.monotonic())
+            allowed = watch.overdue(time.monotonic())
+            if allowed is not None:
+                self._lose_ranks(TimeoutError(f"step {watch.step}: none other in {allowed:.1f} s"))
                 return
             await asyncio.sleep(REPORT_S)
 
-    async def _report(self, attempt: dict[str, Any]) -> int:
+    async def _report(self, attempt: dict[str, Any]) -> dict[str, Any]:
+        """Tells the coordinator how far the ranks are, and the ranks what it says to that."""
         asked = self.ranks[0].progress.remote(attempt["id"])
-        totals = await asyncio.wait_for(asked, self.config.lease_s)
+        totals: dict[str, Any] = await asyncio.wait_for(asked, self.config.lease_s)
         place = (attempt["job_id"], attempt["fence"])
-        if not await self._about_job("report", *place, totals):
-            self._cancel(attempt)
-        step: int = totals["step"]
-        return step
+        control = await self._about_job("report", *place, totals, self.id, self.info)
+        if control is None or control.cancel or control.epoch > totals["epoch"]:
+            self._control(attempt, control)
+        return totals
 
-    async def _relay_cancel(self, attempt: dict[str, Any]) -> None:
+    async def _relay_control(self, attempt: dict[str, Any]) -> None:
         place = (attempt["job_id"], attempt["fence"])
-        while await self._about_job("keeps_on", *place, CLAIM_S):
-            continue
-        self._cancel(attempt)
+        epoch = attempt["epoch"]
+        while True:
+            control = await self._about_job("control", *place, epoch, CLAIM_S)
+            if control is None or control.cancel or control.epoch > epoch:
+                self._control(attempt, control)
+            if control is None or control.cancel:
+                return
+            epoch = control.epoch
 
-    def _cancel(self, attempt: dict[str, Any]) -> None:
-        for rank in self.ranks:
-            rank.cancel.remote(attempt["id"])
+    def _control(self, attempt: dict[str, Any], control: Order | None) -> None:
+        """The first rank's word counts for all. Without a coordinator that knows the job, it is over."""
+        order = control or Order(cancel=True)
+        self.ranks[0].control.remote(attempt["id"], order.epoch, order.cancel)

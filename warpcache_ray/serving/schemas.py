@@ -10,6 +10,9 @@ from warpcache_ray.config import Defaults, Limits, Quality
 from warpcache_ray.errors import InvalidRequest
 from warpcache_ray.media import Format
 
+_OF_THE_ANSWER = {"policy", "quality", "response_format", "wait", "cancel_on_disconnect"}
+"""Fields that say nothing about the video."""
+
 
 class GenerateRequest(BaseModel):
     """One video to make. What is left out takes the service's default; without a seed one is drawn and told."""
@@ -27,6 +30,8 @@ class GenerateRequest(BaseModel):
     fps: int | None = Field(None, ge=1, le=120)
     policy: str | dict[str, Any] | None = None
     quality: Quality | None = None
+    deadline_s: float | None = Field(None, gt=0, allow_inf_nan=False)
+    cancel_on_disconnect: bool = False
     output_format: Format = "mp4"
     response_format: Literal["url", "b64_json"] = "url"
     wait: bool = False
@@ -46,14 +51,28 @@ class GenerateRequest(BaseModel):
             )
         return self
 
+    @model_validator(mode="after")
+    def _waits(self) -> GenerateRequest:
+        if self.cancel_on_disconnect and not self.wait:
+            raise ValueError(
+                "cancel_on_disconnect = True: nobody stays connected; give wait = true too"
+            )
+        return self
+
     def job_request(self, defaults: Defaults, seed: int) -> dict[str, Any]:
         """The fields of a job: given ones before the service's defaults."""
-        given = self.model_dump(
-            exclude={"policy", "quality", "response_format", "wait"}, exclude_none=True
-        )
+        given = self.model_dump(exclude=_OF_THE_ANSWER, exclude_none=True)
         usual = {name: getattr(defaults, name) for name in defaults.__slots__}
         usual = {name: value for name, value in usual.items() if value is not None}
         return {"seed": seed, **usual, **given}
+
+
+class Invalidation(BaseModel):
+    """Whose cache states are void: one job's, or without `job_id` those of all."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    job_id: str | None = None
 
 
 def check_shape(request: dict[str, Any], limits: Limits, info: dict[str, Any]) -> None:
