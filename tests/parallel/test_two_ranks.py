@@ -279,6 +279,7 @@ def test_four_ranks_make_what_one_makes(folders: Folders, alone: Alone) -> None:
         for layout, model, sizes in (
             ("ulysses × ring", "wan", {}),
             ("ulysses × ring", "hunyuan", {}),
+            ("ulysses × ring", "cosmos", {}),
             ("ulysses × cfg", "wan", {}),
             ("ulysses × cfg", "wan", ODD),
             ("ring × cfg", "wan", {}),
