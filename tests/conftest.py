@@ -10,11 +10,13 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import cosmos_guardrail
 import pytest
 import torch
 from diffusers import (
     AutoencoderKLHunyuanVideo,
     AutoencoderKLWan,
+    CosmosTransformer3DModel,
     DiffusionPipeline,
     FlowMatchEulerDiscreteScheduler,
     HunyuanVideoPipeline,
@@ -30,11 +32,14 @@ from transformers import (
     LlamaConfig,
     LlamaModel,
     PreTrainedTokenizerFast,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
     UMT5Config,
     UMT5EncoderModel,
 )
 
 torch.set_num_threads(1)
+cosmos_guardrail.stand_in()
 
 CALL = {"height": 32, "width": 32, "num_frames": 9, "num_inference_steps": 8}
 """A generation that every tiny model makes in a fraction of a second."""
@@ -54,6 +59,17 @@ def _tokenizer(template: str, specials: dict[str, str], length: int) -> PreTrain
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, model_max_length=length, padding_side="right", **specials
     )
+
+
+def _wan_vae() -> AutoencoderKLWan:
+    return AutoencoderKLWan(
+        base_dim=4,
+        z_dim=4,
+        dim_mult=[1, 1, 1, 1],
+        num_res_blocks=1,
+        latents_mean=[0.0] * 4,
+        latents_std=[1.0] * 4,
+    ).eval()
 
 
 def build_wan(expert_2: bool = False) -> WanPipeline:
@@ -88,14 +104,7 @@ def build_wan(expert_2: bool = False) -> WanPipeline:
     return WanPipeline(
         tokenizer=tokenizer,
         text_encoder=UMT5EncoderModel(text).eval(),
-        vae=AutoencoderKLWan(
-            base_dim=4,
-            z_dim=4,
-            dim_mult=[1, 1, 1, 1],
-            num_res_blocks=1,
-            latents_mean=[0.0] * 4,
-            latents_std=[1.0] * 4,
-        ).eval(),
+        vae=_wan_vae(),
         transformer=transformer().eval(),
         transformer_2=transformer().eval() if expert_2 else None,
         boundary_ratio=0.7 if expert_2 else None,
@@ -164,7 +173,64 @@ def build_hunyuan() -> HunyuanVideoPipeline:
     )
 
 
-BUILDERS: dict[str, Callable[[], Any]] = {"wan": build_wan, "hunyuan": build_hunyuan}
+def build_cosmos() -> Any:
+    """Cosmos-Predict2.5 with four blocks of width 32 under UniPC, and positional embeddings as Cosmos-Predict1 has."""
+    from diffusers import Cosmos2_5_PredictBasePipeline
+
+    torch.manual_seed(0)
+    tokenizer = _tokenizer("$A", {"pad_token": "<pad>", "eos_token": "<|im_end|>"}, 512)
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'][0]['text'] }}{% endfor %}"
+    text = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": 1e4,
+            "mrope_section": [2, 1, 1],
+        },
+    }
+    vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 32, "num_heads": 2}
+    transformer = CosmosTransformer3DModel(
+        in_channels=5,
+        out_channels=4,
+        num_attention_heads=2,
+        attention_head_dim=16,
+        num_layers=4,
+        mlp_ratio=2,
+        text_embed_dim=16,
+        adaln_lora_dim=4,
+        max_size=(8, 32, 32),
+        # With it, torchvision is needed.
+        concat_padding_mask=False,
+        use_crossattn_projection=True,
+        crossattn_proj_in_channels=16,
+        encoder_hidden_states_channels=16,
+    )
+    for embedding in transformer.learnable_pos_embed.parameters():
+        torch.nn.init.normal_(embedding)
+    return Cosmos2_5_PredictBasePipeline(
+        text_encoder=Qwen2_5_VLForConditionalGeneration(
+            Qwen2_5_VLConfig(text_config=text, vision_config={**vision, "out_hidden_size": 16})
+        ).eval(),
+        tokenizer=tokenizer,
+        transformer=transformer.eval(),
+        vae=_wan_vae(),
+        scheduler=UniPCMultistepScheduler(
+            prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=5.0
+        ),
+        safety_checker=cosmos_guardrail.CosmosSafetyChecker(),
+    )
+
+
+BUILDERS: dict[str, Callable[[], Any]] = {
+    "wan": build_wan,
+    "hunyuan": build_hunyuan,
+    "cosmos": build_cosmos,
+}
 
 
 @pytest.fixture(scope="session")

@@ -34,7 +34,7 @@ def test_work_in_calls_and_blocks(run_work, expected):
 def test_a_plain_run_is_counted(model, tiny, prompt, uncached):
     """Every step has the same work in every block, for each branch; watching changes nothing."""
     conditions, kept = tiny(model), uncached(model)
-    branches = {"wan": 2, "hunyuan": 1}[model]
+    branches = {"wan": 2, "hunyuan": 1, "cosmos": 2}[model]
     assert len(kept.work) == conditions.steps * branches
     assert len(kept.work[0]) == 4
     assert all(call == kept.work[0] and min(call) > 0 for call in kept.work)

@@ -101,15 +101,17 @@ def test_branches_keep_apart(wan: Any, latents: Run) -> None:
     assert states["uncond"].latest.peer is states["cond"].latest.residual
 
 
-def test_guidance_is_known_where_there_are_two_branches(pipe: Any, latents: Run) -> None:
-    """A distilled scale, HunyuanVideo's, weighs no second branch."""
+def test_guidance_is_known_where_there_are_two_branches(
+    pipe: Any, latents: Run, model: str
+) -> None:
+    """A distilled scale, HunyuanVideo's, weighs no second branch; Cosmos' counts from cond."""
     enable_dit_cache(pipe, AUTO)
     told = _steps(pipe)
     latents(pipe, guidance_scale=5.0)
-    guided = type(pipe).__name__ == "WanPipeline"
+    scale = {"wan": 5.0, "hunyuan": None, "cosmos": 6.0}[model]
     courses = [step.course for step in told]
-    assert {c.guidance for c in courses if c} == {5.0 if guided else None}
-    assert len(courses) == (16 if guided else 8)
+    assert {c.guidance for c in courses if c} == {scale}
+    assert len(courses) == (16 if scale else 8)
 
 
 def test_each_expert_has_its_guidance(two_experts: Any, latents: Run) -> None:

@@ -32,6 +32,20 @@ def test_silent_pipeline_is_read_from_its_scheduler() -> None:
     assert step.sigma == float(pipe.scheduler.sigmas[3])
 
 
+def test_a_silent_pipeline_with_guidance_calls_cond_first() -> None:
+    """The second call of a step is uncond's; a step begins with each index, and with each run."""
+    pipe = SimpleNamespace(scheduler=scheduler(10), do_classifier_free_guidance=True)
+    clock = StepClock(pipe)
+    branches = [clock.tick(Announcement(), None).branch for _ in range(2)]
+    pipe.scheduler.step_index = 1
+    branches.append(clock.tick(Announcement(), None).branch)
+    pipe.scheduler = scheduler(10, 1)
+    branches.append(clock.tick(Announcement(), None).branch)
+    assert branches == ["cond", "uncond", "cond", "cond"]
+    pipe.do_classifier_free_guidance = False
+    assert clock.tick(Announcement(), None).branch == "cond"
+
+
 def test_new_timesteps_are_a_new_run() -> None:
     """A run that starts at the very step where the last one died is still another run."""
     pipe = SimpleNamespace(scheduler=scheduler(10, 3))

@@ -32,7 +32,7 @@ def test_never_gives_plain_diffusers_latents(
     engine: Engine, pipe: Any, latents: Callable[..., Tensor]
 ) -> None:
     """Through the engine, the same request has the fingerprint of an untouched pipeline."""
-    longest = 512 if type(pipe).__name__ == "WanPipeline" else 256
+    longest = 256 if type(pipe).__name__ == "HunyuanVideoPipeline" else 512
     plain = latents(pipe, max_sequence_length=longest)
     assert engine.generate(request(), NEVER).latents_sha256 == latents_sha256(plain)
 
@@ -113,7 +113,7 @@ def test_a_model_without_adapter_is_served_uncached(
     pipe: Any, latents: Callable[..., Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its output is plain diffusers', its steps are told, and any policy but `never` is refused."""
-    longest = 512 if type(pipe).__name__ == "WanPipeline" else 256
+    longest = 256 if type(pipe).__name__ == "HunyuanVideoPipeline" else 512
     plain = latents_sha256(latents(pipe, max_sequence_length=longest))
     monkeypatch.setattr("warpcache_ray.models.ADAPTERS", {})
     engine, steps = Engine(pipe), []

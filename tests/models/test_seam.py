@@ -45,10 +45,10 @@ def listener(pipe: Any) -> Listener:
 def test_pipelines_announce_their_branches(
     pipe: Any, listener: Listener, latents: Callable[..., Tensor], model: str
 ) -> None:
-    """Wan names branch, step and sigma; HunyuanVideo (guidance-distilled) its only branch."""
+    """Wan names branch, step and sigma; HunyuanVideo (guidance-distilled) its only branch; Cosmos nothing."""
     latents(pipe)
-    branches = {"wan": ["cond", "uncond"] * 8, "hunyuan": ["cond"] * 8}[model]
-    assert [c.branch for c in listener.calls] == branches
+    branches = {"wan": ["cond", "uncond"] * 8, "hunyuan": ["cond"] * 8, "cosmos": [None] * 16}
+    assert [c.branch for c in listener.calls] == branches[model]
     told = model == "wan"
     assert all((c.step_index is not None) is told for c in listener.calls)
     assert all((c.total == 8) is told for c in listener.calls)

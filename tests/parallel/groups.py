@@ -139,6 +139,10 @@ class Rank:
             made = generate(self.pipes[folder], ranks, **arguments)
         return {**made, "said": ranks.said}
 
+    def forward(self, folder: str, **inputs: Any) -> Any:
+        """One call of a Cosmos model that this layout shares."""
+        return forward(self.member.load(folder).transformer, **inputs)
+
     def refused(self, folder: str, **arguments: Any) -> tuple[str, str]:
         """Name and message of what a run that can't be shared raises."""
         from warpcache_ray.errors import WarpCacheError
@@ -199,9 +203,9 @@ def run(pipe: Any, seed: int = 0, **changes: Any) -> Any:
     """The final latents of a run."""
     import torch
 
-    arguments = {**CALL, "max_sequence_length": 16, "output_type": "latent", **changes}
+    given = {"prompt": "a cat runs", "max_sequence_length": 16, "output_type": "latent"}
     generator = torch.Generator().manual_seed(seed)
-    return pipe(prompt="a cat runs", generator=generator, **arguments).frames
+    return pipe(generator=generator, **{**CALL, **given, **changes}).frames
 
 
 def generate(
@@ -226,6 +230,28 @@ def generate(
         "evictions": session.stats.evictions,
         "peak": session.stats.peak_cache_bytes,
     }
+
+
+def forward(transformer: Any, batch: int, side: int, kind: str) -> Any:
+    """A Cosmos transformer's output for a batch of latents of side × side, called as pipelines of that kind do."""
+    import torch
+
+    torch.manual_seed(1)
+    inputs: dict[str, Any] = {
+        "hidden_states": torch.randn(batch, 4, 3, side, side),
+        "encoder_hidden_states": torch.randn(batch, 7, 16),
+        "timestep": torch.rand(batch),
+    }
+    if kind == "2.5":
+        inputs["timestep"] = torch.rand(batch, 1, 3, 1, 1)
+        inputs["condition_mask"] = torch.rand(batch, 1, 3, side, side)
+        images = torch.randn(batch, 5, 12)
+        inputs["encoder_hidden_states"] = inputs["encoder_hidden_states"], images
+    else:
+        inputs["fps"] = 8
+        inputs["attention_mask"] = torch.arange(7) < torch.tensor([[7], [4]])[:batch]
+    with torch.no_grad():
+        return transformer(**inputs, return_dict=False)[0].numpy()
 
 
 @contextmanager
@@ -308,9 +334,11 @@ def serve(address: str, rank: int) -> None:
     """Runs cases until the line closes."""
     with Client(address, authkey=_KEY) as line:
         line.send(rank)
+        import cosmos_guardrail
         import torch
 
         torch.set_num_threads(1)
+        cosmos_guardrail.stand_in()
         own = Rank(rank)
         while True:
             try:

@@ -61,7 +61,10 @@ _runs = st.fixed_dictionaries(
         "seed": st.integers(0, 3),
     }
 )
-_LAYOUTS = [("ulysses", "wan"), ("ring", "wan"), ("cfg", "wan"), ("ulysses", "hunyuan")]
+_LAYOUTS = [
+    *(("ulysses", "wan"), ("ring", "wan"), ("cfg", "wan")),
+    *(("ulysses", "hunyuan"), ("ulysses", "cosmos")),
+]
 
 
 def test_every_policy_may_be_drawn() -> None:

@@ -38,7 +38,15 @@ def _folder(path: Path, kind: str, **config: Any) -> Path:
             "parallel",
             "token_replace.*must be 1",
         ),
-        ("Cosmos", WAN, Layout(ring=2), "parallel", "can't share a CosmosTransformer3DModel.*Wan"),
+        ("Cosmos", WAN, Layout(cfg=2), "parallel.cfg", "= 2: Cosmos.* use cond's output before"),
+        (
+            "Cosmos",
+            {**WAN, "controlnet_block_every_n": 7},
+            Layout(ring=2),
+            "parallel",
+            "knows no controlnet_block_every_n 7.*must be 1",
+        ),
+        ("CogVideoX", WAN, Layout(ring=2), "parallel", "can't share a CogVideoXTr.*only: Wan.*Cos"),
     ],
 )
 def test_what_cannot_be_shared_is_refused(

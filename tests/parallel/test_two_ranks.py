@@ -17,9 +17,8 @@ from warpcache_ray.core.policies import POLICIES
 Alone = Callable[..., dict[str, Any]]
 Folders = dict[str, Path]
 
-SHARED = [(layout, model) for layout in ("ulysses", "ring") for model in ("wan", "hunyuan")] + [
-    ("cfg", "wan")
-]
+MODELS = ["wan", "hunyuan", "cosmos"]
+SHARED = [(layout, model) for layout in ("ulysses", "ring") for model in MODELS] + [("cfg", "wan")]
 ODD = {"height": 48, "width": 48}
 """27 tokens."""
 SPECS: dict[str, dict[str, Any]] = {
@@ -42,7 +41,13 @@ SPECS: dict[str, dict[str, Any]] = {
     "guidance": {"every": 3, "retention": 0.0},
     "auto": {"max_calls": 4},
 }
-SKIPPING = [name for name in SPECS if name != "never"]
+DECIDING = [
+    (layout, model, name)
+    for layout, model in SHARED
+    for name in SPECS
+    if name in ("interval", "first_block", "worldcache, spatial", "auto")
+    or (model != "cosmos" and name != "never")
+]
 PADDED = ["never", "first_block, deeper", "teacache", "dicache", "worldcache, spatial", "warpcache"]
 """Those that look at tokens."""
 
@@ -82,7 +87,7 @@ def test_forwards_are_those_of_plain_diffusers(
 
 
 @pytest.mark.parametrize("layout", ["ulysses", "ring"])
-@pytest.mark.parametrize("model", ["wan", "hunyuan"])
+@pytest.mark.parametrize("model", MODELS)
 def test_attention_within_a_shard_would_be_noticed(
     pair: Group, folders: Folders, alone: Alone, layout: str, model: str
 ) -> None:
@@ -91,8 +96,7 @@ def test_attention_within_a_shard_would_be_noticed(
     assert _furthest(alone(model)["outputs"], ranks[0]["outputs"]) > 1e-3
 
 
-@pytest.mark.parametrize("name", SKIPPING)
-@pytest.mark.parametrize(("layout", "model"), SHARED)
+@pytest.mark.parametrize(("layout", "model", "name"), DECIDING)
 def test_two_ranks_decide_as_one(
     pair: Group,
     folders: Folders,
@@ -115,16 +119,21 @@ def test_two_ranks_decide_as_one(
 
 
 @pytest.mark.parametrize("name", PADDED)
-def test_padding_counts_for_nothing(pair: Group, folders: Folders, alone: Alone, name: str) -> None:
+@pytest.mark.parametrize("model", ["wan", "cosmos"])
+def test_padding_counts_for_nothing(
+    pair: Group, folders: Folders, alone: Alone, model: str, name: str
+) -> None:
     """27 tokens on two ranks: outputs and decisions are those of one rank."""
-    one = alone("wan", spec=_spec(name), **ODD)
-    ranks = pair.run("ulysses", "generate", folder=str(folders["wan"]), spec=_spec(name), **ODD)
+    one = alone(model, spec=_spec(name), **ODD)
+    ranks = pair.run("ulysses", "generate", folder=str(folders[model]), spec=_spec(name), **ODD)
     _same_on_both(*ranks)
     if not same_decisions(one, ranks[0]):
         assert _furthest(one["outputs"], ranks[0]["outputs"]) <= 1e-4
 
 
-@pytest.mark.parametrize(("layout", "model"), [("ulysses", "hunyuan"), ("ring", "wan")])
+@pytest.mark.parametrize(
+    ("layout", "model"), [("ulysses", "hunyuan"), ("ring", "wan"), ("ring", "cosmos")]
+)
 def test_sizes_that_cannot_be_split_are_refused(
     pair: Group, folders: Folders, layout: str, model: str
 ) -> None:
@@ -251,7 +260,7 @@ def test_the_word_is_rank_0s(pair: Group) -> None:
     assert [pair.run(layout, "agree", word=5) for layout in ("cfg", "ring")] == [[5, 5]] * 2
 
 
-@pytest.mark.parametrize(("layout", "model"), [("ulysses", "wan"), ("ulysses", "hunyuan")])
+@pytest.mark.parametrize(("layout", "model"), [("ulysses", model) for model in MODELS])
 def test_a_model_keeps_its_fingerprint(
     pair: Group, folders: Folders, pipe_of: Callable[[str], Any], layout: str, model: str
 ) -> None:
@@ -270,6 +279,7 @@ def test_four_ranks_make_what_one_makes(folders: Folders, alone: Alone) -> None:
         for layout, model, sizes in (
             ("ulysses × ring", "wan", {}),
             ("ulysses × ring", "hunyuan", {}),
+            ("ulysses × ring", "cosmos", {}),
             ("ulysses × cfg", "wan", {}),
             ("ulysses × cfg", "wan", ODD),
             ("ring × cfg", "wan", {}),

@@ -14,6 +14,7 @@ import pytest
 from warpcache_ray.engine.engine import Engine
 from warpcache_ray.engine.events import Generation
 from warpcache_ray.policy_spec import parse_policy
+from warpcache_ray.video import read_video
 
 pytestmark = pytest.mark.slow
 
@@ -70,6 +71,24 @@ def test_two_ranks_make_what_one_makes(
     assert {k: v for k, v in record["cache"].items() if k not in OF_ONE_RANK} == decided
     same = record["result"]["latents_sha256"] == alone.latents_sha256
     assert same or name == "worldcache"
+
+
+def test_hunyuan_is_shared_too(
+    deploy: Callable[..., httpx.Client], folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """Its configuration, on two ranks, makes a video whose steps are skipped as one engine skips them."""
+    client = deploy("hunyuan", "hunyuan", parallel={"ulysses": 2}, step_timeout_s=10.0)
+    policy = {"name": "first_block", "threshold": 0.3}
+    asked = {"prompt": "a cat", "seed": 3, "policy": policy, "wait": True}
+    record = client.post("/generate", json=asked).raise_for_status().json()
+    assert record["status"] == "succeeded"
+    engine = Engine.load(folders["hunyuan"])
+    alone = engine.generate(Generation("a cat", 3, **SIZE), parse_policy(policy)).stats.summary()
+    assert record["cache"]["reused"] == alone["reused"] > 0
+    assert record["cache"]["recomputed"] == alone["recomputed"]
+    path = tmp_path / "video.mp4"
+    path.write_bytes(client.get(f"/jobs/{record['id']}/video").raise_for_status().content)
+    assert read_video(path).shape == (9, 32, 32, 3)
 
 
 @pytest.mark.parametrize(

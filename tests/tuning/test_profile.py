@@ -68,8 +68,9 @@ def test_nothing_given_counts_as_nothing(pipe: Any) -> None:
     assert _profile(pipe, _calls("a cat", generator=None), max_calls=3) == plain
 
 
-def test_any_output_can_be_judged(pipe: Any) -> None:
-    """Latents as they are, latents decoded by the caller, pixels as arrays or images: each is measured."""
+def test_any_output_can_be_judged(pipe: Any, model: str) -> None:
+    """Latents as they are, latents decoded by the caller, pixels as arrays (Cosmos' guardrail gives them back rounded)
+    or images: each is measured."""
 
     def decode(latents: Any) -> Any:
         return (latents[0].permute(1, 2, 3, 0) * 20 + 128).clamp(0, 255).to(torch.uint8)
@@ -84,7 +85,7 @@ def test_any_output_can_be_judged(pipe: Any) -> None:
 
     levels = [level("latent"), level("latent", decode), level("np"), level("np", rounded)]
     assert np.isfinite(levels).all()
-    assert len(set(levels)) == 4
+    assert len(set(levels)) == (3 if model == "cosmos" else 4)
     assert level("pil") == levels[3]
 
 
@@ -94,7 +95,7 @@ def test_embeddings_and_latents_may_be_given(pipe: Any) -> None:
     shape = pipe(**_calls("a cat")[0], generator=torch.Generator().manual_seed(0)).frames.shape
     latents = torch.randn(shape, generator=torch.Generator().manual_seed(1))
     kept = latents.clone()
-    if type(pipe).__name__ == "WanPipeline":
+    if type(pipe).__name__ != "HunyuanVideoPipeline":
         with torch.no_grad():
             both = pipe.encode_prompt("a cat", "", device=device, max_sequence_length=16)
         positive, negative = both

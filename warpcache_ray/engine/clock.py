@@ -10,10 +10,11 @@ from torch import Tensor
 from warpcache_ray.core.types import Course, Step
 from warpcache_ray.engine.checkpoint import Resumption
 from warpcache_ray.engine.solver import output_weights
+from warpcache_ray.models import adapter_for
 from warpcache_ray.models.seam import Announcement
 
 LONE_BRANCH = "cond"
-"""The branch of a call that nothing announces."""
+"""The branch of a call that nothing announces, but for the second one of a guided step."""
 
 
 @dataclass(slots=True)
@@ -44,14 +45,15 @@ class StepClock:
         return replace(step, course=replace(step.course, guidance=scale))
 
     def _scheduled(self, said: Announcement, scheduler: Any) -> Step:
-        # Every pipeline call sets its timesteps anew, so another tensor is another run.
         whole, start = scheduler, 0
         if self.resumption is not None:
             self.resumption.begin(scheduler)
             whole, start = self.resumption.whole, self.resumption.step
+        # Every pipeline call sets its timesteps anew, so another tensor is another run.
         if self._timesteps is not scheduler.timesteps:
             self._timesteps = scheduler.timesteps
             self._course = self._read_course(whole)
+            self._index = -1
             self.runs += 1
         # Pipelines count the steps that they make, schedulers those of the whole schedule.
         index = (scheduler.step_index or 0) if said.step_index is None else said.step_index + start
@@ -62,7 +64,13 @@ class StepClock:
         total = said.total + start if said.total else len(scheduler.timesteps)
         # A run that by itself takes up the schedule in its middle counts its steps from there.
         course = self._course if total == len(scheduler.timesteps) else None
-        return Step(index, total, sigma, said.branch or LONE_BRANCH, course)
+        return Step(index, total, sigma, said.branch or self._unannounced(index), course)
+
+    def _unannounced(self, index: int) -> str:
+        # Pipelines that don't say which branch they call (Cosmos') call cond first.
+        second = self.guided and index == self._index
+        self._index = index
+        return "uncond" if second else LONE_BRANCH
 
     @property
     def guided(self) -> bool:
@@ -73,7 +81,7 @@ class StepClock:
         if not hasattr(scheduler, "sigmas"):
             return None
         # Models with distilled guidance have a scale too, but no second branch that it weighs.
-        guidance = getattr(self.pipeline, "guidance_scale", None) if self.guided else None
+        guidance = self._guidance_scale() if self.guided else None
         course = Course(tuple(scheduler.sigmas.tolist()), guidance, switch=self._switch(scheduler))
         if self._solver is not scheduler:
             self._solver = scheduler
@@ -81,6 +89,12 @@ class StepClock:
         if course.sigmas not in self._weights:
             self._weights[course.sigmas] = output_weights(scheduler)
         return replace(course, weights=self._weights[course.sigmas])
+
+    def _guidance_scale(self) -> float | None:
+        scale: float | None = getattr(self.pipeline, "guidance_scale", None)
+        transformer: Any = getattr(self.pipeline, "transformer", None)
+        adapter = adapter_for(transformer)
+        return scale if scale is None or adapter is None else scale + adapter.guidance
 
     def _switch(self, scheduler: Any) -> int | None:
         """Wan 2.2's first expert has the timesteps down to its boundary."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from torch import nn
 
-from warpcache_ray.models import hunyuan_video, wan
+from warpcache_ray.models import cosmos, hunyuan_video, wan
 from warpcache_ray.models.adapter import ModelAdapter
 
 ADAPTERS: dict[str, ModelAdapter] = {
-    adapter.transformer: adapter for adapter in (wan.ADAPTER, hunyuan_video.ADAPTER)
+    adapter.transformer: adapter for adapter in (wan.ADAPTER, hunyuan_video.ADAPTER, cosmos.ADAPTER)
 }
 
 

@@ -14,9 +14,11 @@ from warpcache_ray.core.types import Grid
 @dataclass(frozen=True, slots=True)
 class ModelAdapter:
     """`block_lists` name the module lists that run one after the other; `joint` blocks take and give text tokens
-    beside the video's; `grid` tells the token grid of a latent (batch, channels, frames, rows, columns)."""
+    beside the video's; `grid` tells the token grid of a latent (batch, channels, frames, rows, columns). `guidance` is
+    added to the pipelines' scale where that weighs cond − uncond on top of cond, not of uncond."""
 
     transformer: str
     block_lists: tuple[str, ...]
     joint: bool
     grid: Callable[[Any, Tensor], Grid]
+    guidance: float = 0.0

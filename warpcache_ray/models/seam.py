@@ -11,6 +11,7 @@ from diffusers.hooks.hooks import BaseState, StateManager
 from torch import nn
 
 _HOOK = "warpcache"
+_END = "_reset_stateful_cache"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +87,9 @@ def attach(transformer: nn.Module, observer: Observer) -> None:
     registry = HookRegistry.check_if_exists_or_initialize(transformer)
     registry.register_hook(_CallHook(observer), _HOOK)
     registry.invalidate_child_registries_cache()
+    # By this pipelines tell the end of a run; not all transformers have it (Cosmos' hasn't).
+    if not hasattr(transformer, _END):
+        vars(transformer)[_END] = registry.reset_stateful_hooks
 
 
 def detach(transformer: nn.Module) -> None:
@@ -93,6 +97,7 @@ def detach(transformer: nn.Module) -> None:
     registry = HookRegistry.check_if_exists_or_initialize(transformer)
     registry.remove_hook(_HOOK, recurse=False)
     registry.invalidate_child_registries_cache()
+    vars(transformer).pop(_END, None)
 
 
 def observer_of(transformer: nn.Module) -> Observer | None:

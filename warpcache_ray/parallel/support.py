@@ -1,4 +1,4 @@
-"""What xfuser can do with a model, told from the model's configuration files before anything is loaded."""
+"""Which models ranks can share, told from the model's configuration files before anything is loaded."""
 
 from __future__ import annotations
 
@@ -11,29 +11,40 @@ from typing import Any
 from warpcache_ray.errors import InvalidConfig
 from warpcache_ray.parallel.layout import Layout
 
-_WRAPPERS = "xfuser.model_executor.models.transformers"
+_XFUSER = "xfuser.model_executor.models.transformers"
 
 
 @dataclass(frozen=True, slots=True)
 class Support:
-    """xfuser's `wrapper` of a transformer class and its `module`. `pads`: token counts that the ranks don't divide are
-    padded; `guided`: cond and uncond are two calls, which `cfg` can make side by side."""
+    """The `wrapper` by which ranks share a transformer class, and its `module`, xfuser's or ours. `pads`: token counts
+    that the ranks don't divide are padded; `no_cfg`: why cond and uncond can't be computed side by side; `lacks`: the
+    setting of the model that the wrapper doesn't know, and its value (None: any)."""
 
     module: str
     wrapper: str
     pads: bool
-    guided: bool
+    no_cfg: str | None = None
+    lacks: tuple[str, str | None] | None = None
 
 
 SUPPORTED: dict[str, Support] = {
     "WanTransformer3DModel": Support(
-        f"{_WRAPPERS}.transformer_wan", "xFuserWanTransformer3DWrapper", pads=True, guided=True
+        f"{_XFUSER}.transformer_wan", "xFuserWanTransformer3DWrapper", pads=True
     ),
     "HunyuanVideoTransformer3DModel": Support(
-        f"{_WRAPPERS}.transformer_hunyuan_video",
+        f"{_XFUSER}.transformer_hunyuan_video",
         "xFuserHunyuanVideoTransformer3DWrapper",
         pads=False,
-        guided=False,
+        no_cfg="has no uncond branch",
+        lacks=("image_condition_type", "token_replace"),
+    ),
+    "CosmosTransformer3DModel": Support(
+        "warpcache_ray.parallel.cosmos",
+        "SharedCosmosTransformer3DModel",
+        pads=True,
+        no_cfg="is called by pipelines that use cond's output before they call uncond",
+        # Residuals of a control network come for all tokens, into the midst of the blocks.
+        lacks=("controlnet_block_every_n", None),
     ),
 }
 
@@ -50,32 +61,33 @@ def check_layout(layout: Layout, folder: Path) -> None:
     kind = str(index.get("transformer", (None, None))[1])
     if kind not in SUPPORTED:
         known = ", ".join(SUPPORTED)
-        raise InvalidConfig(
-            f"parallel = {layout}: ranks can't share a {kind}, for which xfuser has no wrapper, only for: {known}; "
-            "ulysses, ring and cfg must be 1",
-            "parallel",
-        )
+        _refuse_all(layout, f"ranks can't share a {kind}, only: {known}")
     _check_degrees(layout, kind, _read(folder / "transformer" / "config.json"))
 
 
 def _check_degrees(layout: Layout, kind: str, config: Mapping[str, Any]) -> None:
+    support = SUPPORTED[kind]
     heads: int = config["num_attention_heads"]
     if heads % layout.ulysses:
         fine = ", ".join(str(n) for n in range(1, heads + 1) if heads % n == 0)
         _refuse("ulysses", layout.ulysses, f"it must divide the model's {heads} heads: {fine}")
     if layout.cfg > 2:
         _refuse("cfg", layout.cfg, "there are two branches, cond and uncond; it must be 1 or 2")
-    if layout.cfg == 2 and not SUPPORTED[kind].guided:
-        _refuse("cfg", layout.cfg, f"{kind} has no uncond branch; it must be 1")
-    if config.get("image_condition_type") == "token_replace":
-        message = "xfuser's wrapper knows no image_condition_type 'token_replace'"
-        raise InvalidConfig(
-            f"parallel = {layout}: {message}; ulysses, ring and cfg must be 1", "parallel"
-        )
+    if layout.cfg == 2 and support.no_cfg:
+        _refuse("cfg", layout.cfg, f"{kind} {support.no_cfg}; it must be 1")
+    if support.lacks:
+        name, refused = support.lacks
+        value = config.get(name)
+        if value is not None and refused in (None, value):
+            _refuse_all(layout, f"{support.wrapper} knows no {name} {value!r}")
 
 
 def _refuse(name: str, degree: int, why: str) -> None:
     raise InvalidConfig(f"parallel.{name} = {degree}: {why}", f"parallel.{name}")
+
+
+def _refuse_all(layout: Layout, why: str) -> None:
+    raise InvalidConfig(f"parallel = {layout}: {why}; ulysses, ring and cfg must be 1", "parallel")
 
 
 def _read(file: Path) -> dict[str, Any]:

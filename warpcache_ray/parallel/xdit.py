@@ -10,7 +10,7 @@ import importlib
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -195,7 +195,8 @@ def _guard(transformer: nn.Module, pipeline: Any, layout: Layout) -> None:
     grid_of = adapter.grid
     attention: dict[str, Any] = {}
     if split.pads:
-        for block in cast(Any, transformer).blocks:
+        blocks: Any = getattr(transformer, adapter.block_lists[0])
+        for block in blocks:
             block.attn1.processor.attention_kwargs = attention
 
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

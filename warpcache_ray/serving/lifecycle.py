@@ -82,7 +82,8 @@ class Job:
             del record[private]
         record["policy"] = summarize_policy(self.policy)
         record["result"] = {k: v for k, v in self.result.items() if k != "path"}
-        return record | {"progress": round(self.progress, 4)}
+        kept = self.checkpoint["step"] if self.checkpoint else None
+        return record | {"progress": round(self.progress, 4), "checkpoint_step": kept}
 
 
 def claim(job: Job, replica: str, epoch: int, now: float) -> Job:
