@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from pathlib import Path
 
 import pytest
@@ -22,32 +23,40 @@ def checkpoints(request: pytest.FixtureRequest, tmp_path: Path) -> Checkpoints:
     return Checkpoints(str(tmp_path) if request.param == "folder" else f"memory://{tmp_path.name}")
 
 
-def test_what_is_written_is_read(checkpoints: Checkpoints) -> None:
-    """By its place; gone once the job is forgotten, which may be said twice."""
-    places = [checkpoints.write("job_1", 1, step, bytes([step])) for step in (2, 4)]
-    assert places[0].endswith("job_1/1-2.pt")
-    assert [checkpoints.read(place) for place in places] == [b"\x02", b"\x04"]
-    checkpoints.delete(places[0])
-    with pytest.raises(OSError, match="1-2"):
-        checkpoints.read(places[0])
-    checkpoints.forget("job_1")
-    checkpoints.forget("job_1")
-    with pytest.raises(OSError, match="1-4"):
-        checkpoints.read(places[1])
+def test_the_newest_is_read(checkpoints: Checkpoints) -> None:
+    """Of all attempts' the one with most steps; nothing once the job is forgotten, which may be said twice."""
+    assert checkpoints.newest("job_1") is None
+    for fence, step in ((1, 4), (2, 2)):
+        checkpoints.write("job_1", fence, step, bytes([fence, step]))
+    checkpoints.write("job_2", 1, 9, b"another job's")
+    assert checkpoints.newest("job_1") == b"\x01\x04"
+    checkpoints.write("job_1", 2, 10, b"\x02\x0a")
+    assert checkpoints.newest("job_1") == b"\x02\x0a"
+    for _ in range(2):
+        checkpoints.forget("job_1")
+        assert checkpoints.newest("job_1") is None
+    assert checkpoints.newest("job_2") == b"another job's"
 
 
-def test_a_keeper_keeps_the_newest(checkpoints: Checkpoints) -> None:
-    """Each in its turn takes the place of the one before."""
+def test_an_attempt_keeps_one(tmp_path: Path) -> None:
+    """Each takes the place of those before it; half a one is none."""
+    checkpoints = Checkpoints(str(tmp_path))
+    for step in (2, 4, 10):
+        checkpoints.write("job_1", 3, step, b"x")
+    (tmp_path / "job_1" / "3-12.part").write_bytes(b"half")
+    assert sorted(p.name for p in (tmp_path / "job_1").iterdir()) == ["3-10.pt", "3-12.part"]
+    assert checkpoints.newest("job_1") == b"x"
+
+
+def test_a_keeper_keeps_what_there_is_time_for(checkpoints: Checkpoints) -> None:
+    """It tells the step of the newest; whoever reads finds the state of that step."""
     keeper = Keeper(checkpoints, "job_1", 3)
     for step in (2, 4):
         keeper.offer(lambda step=step: _checkpoint(step))
-        while not keeper.kept or keeper.kept["step"] != step:
-            pass
+        while keeper.kept != step:
+            time.sleep(0.001)
     keeper.close()
-    assert keeper.kept is not None
-    assert Checkpoint.from_bytes(checkpoints.read(keeper.kept["url"])).step == 4
-    with pytest.raises(OSError, match="3-2"):
-        checkpoints.read(keeper.kept["url"].replace("3-4", "3-2"))
+    assert Checkpoint.from_bytes(checkpoints.newest("job_1") or b"").step == 4
 
 
 def test_storage_that_fails_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -15,14 +15,14 @@ from warpcache_ray.serving.coordinator import Coordinator
 from warpcache_ray.serving.lifecycle import Order
 
 CONFIG = ServiceConfig(ModelConfig("x", device="cpu", limits=Limits(queue=2)), max_attempts=2)
-INFO = {"size_multiple": 16, "frame_multiple": 4}
+INFO = {"size_multiple": 16, "frame_multiple": 4, "split": None}
 SOON = 5.0
 
 
-def totals(step: int, hits: int = 0, checkpoint: dict[str, Any] | None = None) -> dict[str, Any]:
+def totals(step: int, hits: int = 0, kept: int | None = None) -> dict[str, Any]:
     """A replica's report at `step` of 4."""
     counted = {"hits": hits, "misses": 0, "warped": 0, "recomputed": 1, "cache_bytes": 8}
-    place = {"step": step, "total": 4, "epoch": 0, "checkpoint": checkpoint}
+    place = {"step": step, "total": 4, "epoch": 0, "checkpoint_step": kept}
     rest = {"summary": {"hits": hits}, "drifts": [0.1], "peak_memory_bytes": 9}
     return {**place, **counted, **rest}
 
@@ -285,11 +285,10 @@ async def test_a_lost_attempt_has_its_own_epoch_and_the_checkpoint(hub):
     """The next one starts there, and nothing that the lost one kept counts."""
     job_id = await _submit(hub)
     await _claim(hub)
-    kept = {"step": 2, "url": "memory://c/2"}
-    await _report(hub, job_id, 1, totals(3, checkpoint=kept))
+    await _report(hub, job_id, 1, totals(3, kept=2))
     await hub.finish(job_id, 1, {}, WorkerLost("x").to_dict())
     again = await hub.claim("replica_2", INFO, SOON)
-    assert again["checkpoint"] == kept
+    assert (await hub.get(job_id))["checkpoint_step"] == 2
     assert again["epoch"] > 0
     assert _sample(hub, "warpcache_attempts_lost_total") == 1
 
@@ -300,8 +299,8 @@ async def test_checkpoints_go_when_the_job_ends(hub, tmp_path):
     for error in (None, GenerationFailed("x").to_dict()):
         job_id = await _submit(hub)
         await _claim(hub)
-        url = Checkpoints(str(tmp_path)).write(job_id, 1, 2, b"state")
-        assert Checkpoints(str(tmp_path)).read(url) == b"state"
+        Checkpoints(str(tmp_path)).write(job_id, 1, 2, b"state")
+        assert Checkpoints(str(tmp_path)).newest(job_id) == b"state"
         await hub.finish(job_id, 1, {}, error)
         assert list(tmp_path.iterdir()) == []
 
@@ -312,13 +311,14 @@ async def test_a_new_coordinator_knows_what_the_old_one_knew(hub, application, s
     assert [(await _claim(hub))[0] for _ in range(2)] == [ended, running]
     queued = await _submit(hub)
     await hub.finish(ended, 1, {"path": "/v.mp4", "bytes": 3}, None)
-    await _report(hub, running, 1, totals(2, checkpoint={"step": 2, "url": "memory://c/2"}))
+    await _report(hub, running, 1, totals(2, kept=2))
     epoch = await hub.invalidate(None)
-    before = {job_id: await hub.get(job_id) for job_id in (ended, running, queued)}
+    before = {job_id: await hub.get(job_id) for job_id in (ended, queued)}
 
     fresh = Coordinator(application, CONFIG, store_server)
     assert {job_id: await fresh.get(job_id) for job_id in before} == before
     assert fresh.epoch == epoch
+    assert (await fresh.get(running))["status"] == "running"
     assert await _report(fresh, running, 1, totals(3)) == Order(epoch)
     assert (await fresh.health())["replicas"] == {"replica_1": INFO}
     assert await _claim(fresh, "replica_2") == (queued, 1)

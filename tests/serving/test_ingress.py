@@ -24,10 +24,10 @@ from warpcache_ray.video import read_video, write_video
 DEFAULTS = Defaults(height=32, width=32, num_frames=5, num_inference_steps=4, fps=8)
 LIMITS = Limits(height=128, width=128, num_frames=33, num_inference_steps=50, queue=3)
 CONFIG = ServiceConfig(ModelConfig("toy", device="cpu", defaults=DEFAULTS, limits=LIMITS))
-INFO = {"pipeline": "Toy", "size_multiple": 16, "frame_multiple": 4}
+INFO = {"pipeline": "Toy", "size_multiple": 16, "frame_multiple": 4, "split": None}
 TOTALS = {"step": 4, "total": 4, "hits": 3, "misses": 1, "warped": 0, "recomputed": 2}
 TOTALS |= {"cache_bytes": 8, "summary": {"hit_rate": 0.75}, "drifts": [0.1]}
-TOTALS |= {"peak_memory_bytes": 9, "checkpoint": None, "epoch": 0}
+TOTALS |= {"peak_memory_bytes": 9, "checkpoint_step": None, "epoch": 0}
 
 
 class Actor:

@@ -19,7 +19,6 @@ from warpcache_ray.serving.lifecycle import (
 QUEUED = Job("job_1", {"prompt": "a"}, {"name": "never"}, created_at=1.0)
 RUNNING = lifecycle.claim(QUEUED, "replica_1", 0, 2.0)
 CANCELLED = Cancelled("cancelled")
-KEPT = {"step": 2, "url": "memory://x"}
 FAILURE = GenerationFailed("no").to_dict()
 
 MOVES = {
@@ -152,9 +151,9 @@ def test_an_attempt_is_to_end(job):
 
 def test_the_next_attempt_knows_the_last_checkpoint():
     """It outlives reports without one, and the attempt that made it."""
-    job = lifecycle.report(RUNNING, 1, Progress(2, 4, checkpoint=KEPT), 3.0)
+    job = lifecycle.report(RUNNING, 1, Progress(2, 4, checkpoint_step=2), 3.0)
     job = lifecycle.report(job, 1, Progress(3, 4), 4.0)
-    assert lifecycle.claim(lifecycle.lose(job, 1, 2, 7, 5.0), "r", 0, 6.0).checkpoint == KEPT
+    assert lifecycle.claim(lifecycle.lose(job, 1, 2, 7, 5.0), "r", 0, 6.0).checkpoint_step == 2
 
 
 def test_lost_until_the_attempts_are_used_up():

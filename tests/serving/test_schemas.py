@@ -1,11 +1,14 @@
+from dataclasses import asdict
+
 import pytest
 from pydantic import ValidationError
 
 from warpcache_ray.config import Defaults, Limits
 from warpcache_ray.errors import InvalidRequest
+from warpcache_ray.parallel.split import Split
 from warpcache_ray.serving.schemas import GenerateRequest, check_shape
 
-INFO = {"size_multiple": 16, "frame_multiple": 4}
+INFO = {"size_multiple": 16, "frame_multiple": 4, "split": None}
 LIMITS = Limits(height=128, width=64, num_frames=33, num_inference_steps=10)
 
 
@@ -91,3 +94,23 @@ def test_shapes_that_cannot_be_made(field, value, allowed):
 def test_shapes_that_can(request_):
     """The limits themselves are allowed, and fields may be absent."""
     check_shape(request_, LIMITS, INFO)
+
+
+def test_sizes_that_ranks_cannot_share_are_refused_at_once():
+    """Of three token rows two ranks can't have the same number; the refusal names sizes that work."""
+    info = {**INFO, "split": asdict(Split(ranks=2, side=16, frames=4))}
+    odd = {"height": 48, "width": 16, "num_frames": 9}
+    with pytest.raises(
+        InvalidRequest, match=r"9 tokens can't be shared out over 2 ranks.*height = 32"
+    ):
+        check_shape(odd, LIMITS, info)
+    check_shape(odd, LIMITS, INFO)
+    check_shape({**odd, "height": 32}, LIMITS, info)
+    check_shape({"height": 48}, LIMITS, info)
+
+
+def test_whoever_leaves_has_to_wait_first():
+    """Without `wait` nobody stays connected, so there is no disconnection to act on."""
+    with pytest.raises(ValidationError, match="give wait = true too"):
+        GenerateRequest(prompt="a", cancel_on_disconnect=True)
+    assert GenerateRequest(prompt="a", cancel_on_disconnect=True, wait=True).wait

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import psutil
 import pytest
 
@@ -18,6 +22,7 @@ from warpcache_ray.video import read_video
 
 pytestmark = pytest.mark.slow
 
+NAME = "toyworld-2rank"
 LONG = {"prompt": "a cat", "seed": 0, "policy": "interval", "num_inference_steps": 100}
 SIZE = {"height": 32, "width": 32, "num_frames": 9, "num_inference_steps": 8}
 POLICIES = {
@@ -32,21 +37,28 @@ OF_ONE_RANK = {"seconds", "peak_memory_bytes", "peak_cache_bytes"}
 Pair = Callable[[], list[psutil.Process]]
 
 
-def ranks() -> list[psutil.Process]:
-    """The processes of all rank actors on this machine, the oldest first."""
-    found = [
-        process
-        for process in psutil.process_iter(["cmdline", "create_time"])
-        if "ray::Rank" in " ".join(process.info["cmdline"] or [])
-    ]
-    return sorted(found, key=lambda process: process.info["create_time"])
+def rank_actors() -> list[Any]:
+    """The handles of our pair, the first rank first."""
+    import ray
+
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    known = ray.util.list_named_actors(all_namespaces=True)
+    ours = sorted(
+        (k for k in known if k["name"].startswith(f"{NAME}-")), key=lambda k: k["name"][-1]
+    )
+    return [ray.get_actor(**k) for k in ours]
 
 
 @pytest.fixture(scope="module")
-def pair(ray_port: int) -> Pair:
-    """The processes of our two ranks, the first one first; others, say of an earlier test, were there before."""
-    strangers = {process.pid for process in ranks()}
-    return lambda: [process for process in ranks() if process.pid not in strangers]
+def pair() -> Pair:
+    """The processes of our two ranks, which have to be idle, the first one first."""
+    import ray
+
+    def processes() -> list[psutil.Process]:
+        pids = ray.get([a.__ray_call__.remote(lambda _: os.getpid()) for a in rank_actors()])
+        return [psutil.Process(pid) for pid in pids]
+
+    return processes
 
 
 @pytest.fixture
@@ -124,4 +136,143 @@ def test_a_cancel_is_heard_by_both(
     assert record["status"] == "cancelled"
     short = {**LONG, "num_inference_steps": 4, "wait": True}
     assert shared.post("/generate", json=short).json()["status"] == "succeeded"
+    assert {p.pid for p in pair()} == before
+
+
+def test_an_epoch_is_raised_on_both(shared: httpx.Client, until: Callable[..., Any]) -> None:
+    """In mid-job: both ranks compute the next step (a rank that didn't would leave the other waiting), once, and the
+    record names the epoch."""
+    asked = LONG | {"policy": {"name": "first_block", "threshold": 1e6}}
+    undisturbed = shared.post("/generate", json=asked | {"wait": True}).raise_for_status().json()
+    job = shared.post("/generate", json=asked).raise_for_status().json()
+    until(shared, job["id"], lambda r: 5 < r["step"] < 60)
+    said = shared.post("/admin/invalidate", json={"job_id": job["id"]}).raise_for_status().json()
+    record = until(shared, job["id"], lambda r: r["finished_at"] is not None)
+    assert record["cache"]["recomputed"] == undisturbed["cache"]["recomputed"] + 2
+    assert record["epoch"] == record["result"]["epoch"] == said["epoch"]
+    assert shared.post("/admin/invalidate", json={"job_id": "job_x"}).status_code == 404
+
+
+def test_a_deadline_ends_a_running_job(shared: httpx.Client) -> None:
+    """The job fails for its deadline, 504 to whoever waits, and the next one is made."""
+    answer = shared.post("/generate", json=LONG | {"deadline_s": 0.4, "wait": True})
+    assert answer.status_code == 504
+    assert answer.json()["error"]["code"] == "deadline_exceeded"
+    short = {**LONG, "num_inference_steps": 4, "wait": True}
+    assert shared.post("/generate", json=short).json()["status"] == "succeeded"
+
+
+@pytest.mark.parametrize("asked_for", [True, False])
+def test_a_client_that_leaves(
+    shared: httpx.Client, until: Callable[..., Any], asked_for: bool
+) -> None:
+    """Its job ends if it said so, and is made to the end if it didn't."""
+    before = shared.get("/health").json()["jobs"]
+    body = LONG | {"wait": True, "cancel_on_disconnect": asked_for}
+    with pytest.raises(httpx.ReadTimeout):
+        shared.post("/generate", json=body, timeout=0.7)
+    short = {**LONG, "num_inference_steps": 4, "wait": True}
+    shared.post("/generate", json=short).raise_for_status()
+    after = shared.get("/health").json()["jobs"]
+    assert after["cancelled"] - before["cancelled"] == asked_for
+    assert after["succeeded"] - before["succeeded"] == 2 - asked_for
+
+
+@pytest.mark.timeout(1200)
+def test_two_hundred_cancels_in_a_row(
+    shared: httpx.Client,
+    pair: Pair,
+    until: Callable[..., Any],
+    record_property: Callable[[str, object], None],
+) -> None:
+    """Each ends within about a step; afterwards the same two processes, no larger than before, make the next video."""
+    waits, steps, sizes, before = [], [], [], {p.pid for p in pair()}
+    for _ in range(200):
+        job = shared.post("/generate", json=LONG).raise_for_status().json()
+        until(shared, job["id"], lambda r: r["step"] >= 1)
+        asked = time.time()
+        shared.delete(f"/jobs/{job['id']}").raise_for_status()
+        record = until(shared, job["id"], lambda r: r["finished_at"] is not None)
+        assert record["status"] == "cancelled"
+        waits.append(record["finished_at"] - asked)
+        steps.append(waits[-1] * record["step"] / (record["finished_at"] - record["started_at"]))
+        sizes.append(sum(p.memory_info().rss for p in pair()))
+    for name, values, unit in (("wait", waits, 1e3), ("steps", steps, 1)):
+        for share in (50, 99):
+            record_property(
+                f"{name} p{share}", round(float(np.percentile(values, share)) * unit, 2)
+            )
+    record_property("growth in MB", round((max(sizes[-20:]) - max(sizes[20:40])) / 2**20, 1))
+    assert max(sizes[-20:]) < max(sizes[20:40]) + 32 * 2**20
+    assert {p.pid for p in pair()} == before
+    metrics = shared.get("/metrics").text
+    assert "warpcache_cache_size 0.0" in metrics
+    short = {**LONG, "num_inference_steps": 4, "wait": True}
+    assert shared.post("/generate", json=short).json()["status"] == "succeeded"
+
+
+def fail_in_the_model(rank: Any, error: str) -> None:
+    """From now on the third denoiser call of this process fails, in the midst of the blocks."""
+    import torch
+
+    calls: list[int] = []
+
+    def hook(*_: Any) -> None:
+        calls.append(1)
+        if len(calls) == 3:
+            raise (torch.OutOfMemoryError if error == "oom" else RuntimeError)("as injected")
+
+    blocks: Any = rank.engine.pipeline.transformer.blocks[0]
+    blocks.blocks[1].register_forward_pre_hook(hook)
+
+
+def fail_in_the_decoder(rank: Any) -> None:
+    """The next decoding of this process runs out of memory."""
+    import torch
+
+    vae: Any = rank.engine.pipeline.vae
+    decode = vae._decode
+
+    def once(*_: Any, **__: Any) -> None:
+        vae._decode = decode
+        raise torch.OutOfMemoryError("as injected")
+
+    vae._decode = once
+
+
+@pytest.mark.parametrize(("error", "code"), [("oom", "oom"), ("raised", "generation_failed")])
+def test_one_rank_fails_while_the_other_waits_for_it(
+    shared: httpx.Client,
+    pair: Pair,
+    error: str,
+    code: str,
+    record_property: Callable[[str, object], None],
+) -> None:
+    """The job fails for the one's reason and isn't tried again; the other isn't left in its collective; the next job is
+    made by a new pair."""
+    import ray
+
+    ray.get(rank_actors()[1].__ray_call__.remote(fail_in_the_model, error))
+    before = pair()
+    answer = shared.post("/generate", json=LONG | {"wait": True, "policy": "never"})
+    struck = time.monotonic()
+    assert answer.status_code == 500
+    assert answer.json()["error"]["code"] == code
+    assert answer.json()["job"]["fence"] == 1
+    short = {**LONG, "num_inference_steps": 4, "wait": True}
+    assert shared.post("/generate", json=short).raise_for_status().json()["fence"] == 1
+    record_property("at work again after", round(time.monotonic() - struck, 2))
+    assert not psutil.wait_procs(before, timeout=20)[1]
+
+
+def test_a_decoder_out_of_memory_costs_no_rank(shared: httpx.Client, pair: Pair) -> None:
+    """The first rank decodes again, in tiles; the record says so, and the same pair goes on."""
+    import ray
+
+    before = {p.pid for p in pair()}
+    ray.get(rank_actors()[0].__ray_call__.remote(fail_in_the_decoder))
+    short = {**LONG, "num_inference_steps": 4, "wait": True}
+    for warned in (1, 0):
+        record = shared.post("/generate", json=short).raise_for_status().json()
+        assert len(record["result"]["warnings"]) == warned
     assert {p.pid for p in pair()} == before

@@ -118,6 +118,10 @@ class Member:
         _enter_runtime(pipeline, self.layout)
         return pipeline
 
+    def split(self, pipeline: Any) -> Split:
+        """How the pipeline's videos are shared out: which sizes can be made."""
+        return split_of(pipeline, self.layout)
+
     def leave(self) -> None:
         """Dissolves the groups; every rank does. The process can join another layout afterwards."""
         from xfuser.core.distributed import parallel_state as state

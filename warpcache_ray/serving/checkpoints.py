@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import fsspec
 
@@ -22,39 +24,51 @@ class Checkpoints:
 
     url: str
 
-    def write(self, job: str, fence: int, step: int, data: bytes) -> str:
-        """Keeps a checkpoint; where it is. What lies there is whole at any time."""
-        place = f"{self._folder(job)}/{fence}-{step}.pt"
-        system, path = fsspec.core.url_to_fs(place)
-        system.makedirs(system._parent(path), exist_ok=True)
-        system.pipe_file(f"{path}.part", data)
-        system.mv(f"{path}.part", path)
-        return place
+    def write(self, job: str, fence: int, step: int, data: bytes) -> None:
+        """Keeps a checkpoint in place of the attempt's older ones. What lies there is whole at any time."""
+        system, folder = self._folder(job)
+        system.makedirs(folder, exist_ok=True)
+        place = f"{folder}/{fence}-{step}"
+        system.pipe_file(f"{place}.part", data)
+        system.mv(f"{place}.part", f"{place}.pt")
+        for old in self._places(job):
+            if old.fence == fence and old.step < step:
+                system.rm(old.path)
 
-    def read(self, place: str) -> bytes:
-        """A checkpoint's bytes.
-
-        Raises:
-            OSError: it isn't there.
-        """
-        system, path = fsspec.core.url_to_fs(place)
-        data: bytes = system.cat_file(path)
-        return data
-
-    def delete(self, place: str) -> None:
-        """Forgets one checkpoint, if it is there."""
-        system, path = fsspec.core.url_to_fs(place)
-        if system.exists(path):
-            system.rm(path)
+    def newest(self, job: str) -> bytes | None:
+        """The checkpoint after most steps, whichever attempt made it; None if there is none."""
+        system, _ = self._folder(job)
+        for place in sorted(self._places(job), key=lambda place: place.step, reverse=True):
+            # A late attempt may take it away meanwhile, having written a newer one.
+            with suppress(FileNotFoundError):
+                data: bytes = system.cat_file(place.path)
+                return data
+        return None
 
     def forget(self, job: str) -> None:
         """Forgets all of a job's."""
-        system, path = fsspec.core.url_to_fs(self._folder(job))
-        if system.exists(path):
-            system.rm(path, recursive=True)
+        system, folder = self._folder(job)
+        if system.exists(folder):
+            system.rm(folder, recursive=True)
 
-    def _folder(self, job: str) -> str:
-        return f"{self.url.rstrip('/')}/{job}"
+    def _folder(self, job: str) -> tuple[Any, str]:
+        system, path = fsspec.core.url_to_fs(f"{self.url.rstrip('/')}/{job}")
+        # Listings may be remembered, and others write here too.
+        system.invalidate_cache()
+        return system, path
+
+    def _places(self, job: str) -> list[_Place]:
+        system, folder = self._folder(job)
+        if not system.exists(folder):
+            return []
+        names = [path for path in system.ls(folder, detail=False) if path.endswith(".pt")]
+        return [_Place(path, *map(int, PurePosixPath(path).stem.split("-"))) for path in names]
+
+
+class _Place(NamedTuple):
+    path: str
+    fence: int
+    step: int
 
 
 @dataclass(slots=True)
@@ -65,8 +79,8 @@ class Keeper:
     checkpoints: Checkpoints
     job: str
     fence: int
-    kept: dict[str, Any] | None = None
-    """The newest one: `step` and `url`."""
+    kept: int | None = None
+    """The step of the newest one."""
     _pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
     _writing: Future[None] | None = None
 
@@ -80,12 +94,9 @@ class Keeper:
         self._pool.shutdown()
 
     def _write(self, checkpoint: Checkpoint) -> None:
-        before, data = self.kept, checkpoint.to_bytes()
         try:
-            url = self.checkpoints.write(self.job, self.fence, checkpoint.step, data)
-            self.kept = {"step": checkpoint.step, "url": url}
-            if before is not None:
-                self.checkpoints.delete(before["url"])
+            self.checkpoints.write(self.job, self.fence, checkpoint.step, checkpoint.to_bytes())
+            self.kept = checkpoint.step
         except Exception as error:
             # Each kind of storage has errors of its own.
             log.warning("no checkpoint of %s at step %d: %s", self.job, checkpoint.step, error)

@@ -132,7 +132,6 @@ class Coordinator:
             "job_id": job.id,
             "fence": job.fence,
             "epoch": job.epoch,
-            "checkpoint": job.checkpoint,
             "request": job.request,
             "policy": job.policy,
         }
@@ -143,7 +142,8 @@ class Coordinator:
         """An attempt's progress, and what it is to do at its next step."""
         jobs = await self._jobs()
         self._seen(replica, info)
-        done = Progress(totals["step"], totals["total"], totals["summary"], totals["checkpoint"])
+        fields = ("step", "total", "summary", "checkpoint_step")
+        done = Progress(*(totals[field] for field in fields))
         try:
             job = await jobs.note(job_id, lambda j: lifecycle.report(j, fence, done, time.time()))
         except StaleFence:

@@ -97,7 +97,7 @@ class Jobs:
         job = transition(before)
         await self._see(job)
         due = time.monotonic() - self._stored_at.get(job_id, 0.0) > PERSIST_S
-        if due or job.checkpoint != before.checkpoint:
+        if due:
             try:
                 async with self._changing:
                     await self._store(self.get(job_id))

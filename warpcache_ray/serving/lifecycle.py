@@ -28,7 +28,7 @@ class Status(StrEnum):
 TERMINAL = frozenset({Status.SUCCEEDED, Status.FAILED, Status.CANCELLED})
 
 
-PRIVATE = ("seen_at", "deadline_at", "ending", "ending_at", "checkpoint")
+PRIVATE = ("seen_at", "deadline_at", "ending", "ending_at")
 """Fields of a record that are nobody's business outside of the service."""
 
 
@@ -57,8 +57,8 @@ class Job:
     ending: dict[str, Any] | None = None
     """The error that a running attempt is to end with, since `ending_at`."""
     ending_at: float | None = None
-    checkpoint: dict[str, Any] | None = None
-    """Where the next attempt can go on: `step` and `url`."""
+    checkpoint_step: int | None = None
+    """How many steps a next attempt needn't make."""
     cache: dict[str, Any] = field(default_factory=dict)
     result: dict[str, Any] = field(default_factory=dict)
     error: dict[str, Any] | None = None
@@ -82,8 +82,7 @@ class Job:
             del record[private]
         record["policy"] = summarize_policy(self.policy)
         record["result"] = {k: v for k, v in self.result.items() if k != "path"}
-        kept = self.checkpoint["step"] if self.checkpoint else None
-        return record | {"progress": round(self.progress, 4), "checkpoint_step": kept}
+        return record | {"progress": round(self.progress, 4)}
 
 
 def claim(job: Job, replica: str, epoch: int, now: float) -> Job:
@@ -122,12 +121,12 @@ def order(job: Job, fence: int, epoch: int) -> Order:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far an attempt is: steps made and to make, what its cache did, the newest checkpoint."""
+    """How far an attempt is: steps made and to make, what its cache did, the step of its newest checkpoint."""
 
     step: int
     total: int
     cache: dict[str, Any] = field(default_factory=dict)
-    checkpoint: dict[str, Any] | None = None
+    checkpoint_step: int | None = None
 
 
 def report(job: Job, fence: int, progress: Progress, now: float) -> Job:
@@ -138,7 +137,7 @@ def report(job: Job, fence: int, progress: Progress, now: float) -> Job:
         step=progress.step,
         total_steps=progress.total,
         cache=progress.cache,
-        checkpoint=progress.checkpoint or job.checkpoint,
+        checkpoint_step=progress.checkpoint_step or job.checkpoint_step,
         seen_at=now,
     )
 

@@ -41,8 +41,8 @@ class _Attempt:
     def progress(self) -> dict[str, Any]:
         """Running totals, and the drifts so far."""
         kept = self.keeper.kept if self.keeper else None
-        place = {"step": self.step, "total": self.total, "epoch": self.epoch, "checkpoint": kept}
-        return {**place, **self.counts, "drifts": list(self.drifts)}
+        place = {"step": self.step, "total": self.total, "epoch": self.epoch}
+        return {**place, "checkpoint_step": kept, **self.counts, "drifts": list(self.drifts)}
 
 
 class Rank:
@@ -76,13 +76,15 @@ class Rank:
 
         model = self.config.model
         path = model.folder or model.path
+        split = None
         if meeting is None:
             self.engine = Engine.load(path, model.dtype, model.device, model.revision)
         else:
             member = self._join(meeting)
-            self.engine = Engine(member.load(path, model.dtype, model.revision), member.ranks)
+            pipeline = member.load(path, model.dtype, model.revision)
+            self.engine, split = Engine(pipeline, member.ranks), member.split(pipeline)
         self.engine.store.budget = self.config.cache_bytes
-        return asdict(self.engine.info)
+        return {**asdict(self.engine.info), "split": split and asdict(split)}
 
     def _join(self, meeting: tuple[str, int]) -> Member:
         from warpcache_ray.parallel.xdit import connect, join

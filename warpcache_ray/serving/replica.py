@@ -71,6 +71,8 @@ class Replica:
         place = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=index + 1)
         actor = ray.remote(concurrency_groups={"control": 2})(Rank)
         return actor.options(
+            name=f"{self.config.name}-{self.id}-rank-{index}",
+            namespace=coordinator.NAMESPACE,
             num_cpus=RANK_CPUS,
             num_gpus=1 if self.config.model.device == "cuda" else 0,
             scheduling_strategy=place,
@@ -102,7 +104,8 @@ class Replica:
         ]
         try:
             result, error = await self._generate(attempt)
-            await self._report(attempt)
+            if self.failed is None:
+                await self._report(attempt)
         except (RayError, TimeoutError) as lost:
             result, error = {}, self._lose_ranks(lost).to_dict()
         finally:
@@ -133,16 +136,15 @@ class Replica:
         return {}, error
 
     async def _checkpoint(self, attempt: dict[str, Any]) -> bytes | None:
-        """What the attempt goes on from; read once, so that all ranks have the same."""
-        kept = attempt["checkpoint"]
-        if kept is None:
+        """What the attempt goes on from, if there was one before it; read once, so that all ranks have the same."""
+        if attempt["fence"] == 1:
             return None
-        store = Checkpoints(self.config.checkpoints)
+        kept = Checkpoints(self.config.checkpoints)
         try:
-            return await asyncio.to_thread(store.read, kept["url"])
+            return await asyncio.to_thread(kept.newest, attempt["job_id"])
         except Exception as error:
             # Each kind of storage has errors of its own; the job can start anew.
-            log.warning("checkpoint %s can't be read: %s", kept["url"], error)
+            log.warning("checkpoints of %s can't be read: %s", attempt["job_id"], error)
             return None
 
     async def _finish(

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from warpcache_ray.config import Defaults, Limits, Quality
 from warpcache_ray.errors import InvalidRequest
 from warpcache_ray.media import Format
+from warpcache_ray.parallel.split import Split
 
 _OF_THE_ANSWER = {"policy", "quality", "response_format", "wait", "cancel_on_disconnect"}
 """Fields that say nothing about the video."""
@@ -91,6 +92,10 @@ def check_shape(request: dict[str, Any], limits: Limits, info: dict[str, Any]) -
             raise _refusal(request, name, f"a multiple of {multiple}")
     if (request.get("num_frames", 1) - 1) % step:
         raise _refusal(request, "num_frames", f"1 more than a multiple of {step}")
+    size = {n: request[n] for n in ("height", "width", "num_frames") if n in request}
+    # Sizes that are left to the pipeline are checked by the ranks.
+    if info["split"] and len(size) == 3:
+        Split(**info["split"]).check(**size)
 
 
 def _refusal(request: dict[str, Any], name: str, allowed: str) -> InvalidRequest:
