@@ -3,6 +3,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from warpcache_ray.serving.metrics import Metrics
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
@@ -18,3 +20,10 @@ def test_links_lead_somewhere() -> None:
     """Every relative link and image of the README exists."""
     for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
         assert (ROOT / target).exists(), target
+
+
+def test_every_metric_is_explained() -> None:
+    """The table and the registry have the same names."""
+    listed = set(re.findall(r"^\| `(warpcache_\w+)", README, re.MULTILINE))
+    families = Metrics().registry.collect()
+    assert listed == {f.name + "_total" if f.type == "counter" else f.name for f in families}

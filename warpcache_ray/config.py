@@ -88,8 +88,8 @@ class ServiceConfig:
     """One application. `policy` serves requests that ask for nothing, `quality` those that name a quality; a policy
     may be `{file: PATH}`, relative to the working directory as a model's path is, with parameters beside it.
 
-    Ranks that stay at one step for `slow_step_factor` times the slowest step so far, or for `step_timeout_s` (also
-    while they load text or decode), count as hung. Every `checkpoint_every` steps (0: never) a job's state is kept at
+    Ranks that stay at one step for `slow_step_factor` times the slowest step so far (and for `slow_step_s`), or for
+    `step_timeout_s` (also while they load text or decode), count as hung. Every `checkpoint_every` steps (0: never) a job's state is kept at
     `checkpoint_url`, any that fsspec knows (a folder beside the results, if none is given).
     """
 
@@ -114,6 +114,7 @@ class ServiceConfig:
     lease_s: Annotated[float, Field(ge=5)] = 15.0
     step_timeout_s: Seconds = 600.0
     slow_step_factor: Annotated[float, Field(gt=1)] = 20.0
+    slow_step_s: Seconds = 30.0
     checkpoint_every: Annotated[int, Field(ge=0)] = 10
     checkpoint_url: str = ""
     max_attempts: Count = 3

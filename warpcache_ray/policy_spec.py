@@ -89,14 +89,19 @@ def summarize_policy(policy: Policy | Mapping[str, Any]) -> dict[str, Any]:
     described = dict(policy) if isinstance(policy, Mapping) else describe_policy(policy)
     for field, value in described.items():
         if isinstance(value, dict):
-            text = json.dumps(value, sort_keys=True).encode()
-            described[field] = f"sha256:{hashlib.sha256(text).hexdigest()[:16]}"
+            described[field] = digest(value)
     return described
 
 
 def parameters_of(kind: type[Policy]) -> list[str]:
     """The names of a policy's parameters."""
     return [field.name for field in dataclasses.fields(kind)]
+
+
+def digest(described: Mapping[str, Any]) -> str:
+    """Fingerprint of a full policy or of a part of one: equal for equal parameters and measurements."""
+    text = json.dumps(described, sort_keys=True).encode()
+    return f"sha256:{hashlib.sha256(text).hexdigest()[:16]}"
 
 
 def check_policy_file(path: str | Path) -> None:

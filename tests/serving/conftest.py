@@ -77,6 +77,23 @@ def until() -> Until:
     return poll
 
 
+@pytest.fixture
+def recovered(
+    until: Until, record_property: Callable[[str, object], None]
+) -> Callable[[httpx.Client, str], dict[str, Any]]:
+    """Follows a job whose worker was struck just now to its end; notes when that was found and when work went on."""
+
+    def follow(client: httpx.Client, job: str) -> dict[str, Any]:
+        struck = time.monotonic()
+        until(client, job, lambda r: r["status"] == "queued")
+        record_property("found after", round(time.monotonic() - struck, 2))
+        until(client, job, lambda r: r["fence"] == 2 and r["step"] > 0)
+        record_property("at work again after", round(time.monotonic() - struck, 2))
+        return until(client, job, lambda r: r["finished_at"] is not None)
+
+    return follow
+
+
 @pytest.fixture(scope="session")
 def deploy(
     ray_port: int, folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory

@@ -13,6 +13,7 @@ from warpcache_ray.serving import coordinator
 from warpcache_ray.serving.checkpoints import Checkpoints
 from warpcache_ray.serving.coordinator import Coordinator
 from warpcache_ray.serving.lifecycle import Order
+from warpcache_ray.store.jobs import Place, Record
 
 CONFIG = ServiceConfig(ModelConfig("x", device="cpu", limits=Limits(queue=2)), max_attempts=2)
 INFO = {"size_multiple": 16, "frame_multiple": 4, "split": None}
@@ -324,6 +325,17 @@ async def test_a_new_coordinator_knows_what_the_old_one_knew(hub, application, s
     assert await _claim(fresh, "replica_2") == (queued, 1)
     assert await fresh.finish(running, 1, {"bytes": 4}, None)
     assert (await fresh.get(running))["status"] == "succeeded"
+
+
+async def test_a_record_of_another_version_is_left_alone(hub, application, store_server, caplog):
+    """It stops nobody: the others are loaded, and it stays in the store."""
+    job_id = await _submit(hub)
+    store = (await hub._jobs()).store
+    await store.create(Record("job_old", 1, Place.QUEUED, 0.0, {"id": "job_old", "mood": "fine"}))
+    fresh = Coordinator(application, CONFIG, store_server)
+    assert await _claim(fresh) == (job_id, 1)
+    assert "record job_old can't be read" in caplog.text
+    assert await store.get("job_old") is not None
 
 
 async def test_health_tells_of_live_replicas_and_jobs(hub):

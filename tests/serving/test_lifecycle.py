@@ -179,3 +179,13 @@ def test_record_keeps_the_path_inside():
     assert record["result"] == {"bytes": 7}
     assert not set(PRIVATE) & set(record)
     assert (record["id"], record["status"], record["progress"]) == ("job_1", "succeeded", 1.0)
+
+
+def test_the_record_names_the_policy_by_its_content():
+    """Another measurement is another version, the same content the same one."""
+    versions = [
+        replace(QUEUED, policy={"name": "auto", "gram": {"products": [value]}}).to_dict()
+        for value in (1.0, 1.0, 2.0)
+    ]
+    first, again, other = (record["policy_version"] for record in versions)
+    assert first == again != other

@@ -64,7 +64,7 @@ def pair() -> Pair:
 @pytest.fixture
 def shared(pair: Pair, deploy: Callable[..., httpx.Client]) -> httpx.Client:
     """The two-rank configuration with a tiny model."""
-    return deploy("toyworld-2rank", "wan", parallel={"ulysses": 2}, step_timeout_s=10.0)
+    return deploy("toyworld-2rank", "wan", parallel={"ulysses": 2}, slow_step_s=5.0)
 
 
 @pytest.mark.parametrize("name", POLICIES)
@@ -89,7 +89,7 @@ def test_hunyuan_is_shared_too(
     deploy: Callable[..., httpx.Client], folders: dict[str, Path], tmp_path: Path
 ) -> None:
     """Its configuration, on two ranks, makes a video whose steps are skipped as one engine skips them."""
-    client = deploy("hunyuan", "hunyuan", parallel={"ulysses": 2}, step_timeout_s=10.0)
+    client = deploy("hunyuan", "hunyuan", parallel={"ulysses": 2}, slow_step_s=5.0)
     policy = {"name": "first_block", "threshold": 0.3}
     asked = {"prompt": "a cat", "seed": 3, "policy": policy, "wait": True}
     record = client.post("/generate", json=asked).raise_for_status().json()
@@ -109,7 +109,12 @@ def test_hunyuan_is_shared_too(
     ids=["first killed", "second killed", "first hung", "second hung"],
 )
 def test_ranks_live_and_die_together(
-    shared: httpx.Client, pair: Pair, until: Callable[..., Any], fault: int, which: int
+    shared: httpx.Client,
+    pair: Pair,
+    until: Callable[..., Any],
+    recovered: Callable[..., Any],
+    fault: int,
+    which: int,
 ) -> None:
     """Whichever rank dies or hangs in mid-job, both are replaced and the job is made by the next pair."""
     before = pair()
@@ -117,7 +122,7 @@ def test_ranks_live_and_die_together(
     job = shared.post("/generate", json=LONG).raise_for_status().json()
     until(shared, job["id"], lambda r: r["step"] > 5)
     before[which].send_signal(fault)
-    record = until(shared, job["id"], lambda r: r["finished_at"] is not None)
+    record = recovered(shared, job["id"])
     assert (record["status"], record["fence"]) == ("succeeded", 2)
     _, alive = psutil.wait_procs(before, timeout=20)
     assert not alive
@@ -209,6 +214,27 @@ def test_two_hundred_cancels_in_a_row(
     assert "warpcache_cache_size 0.0" in metrics
     short = {**LONG, "num_inference_steps": 4, "wait": True}
     assert shared.post("/generate", json=short).json()["status"] == "succeeded"
+
+
+def bound_the_cache(rank: Any, budget: int) -> None:
+    """From now on this process keeps so many bytes."""
+    rank.engine.store.budget = budget
+
+
+def test_a_request_larger_than_the_cache_is_recomputed(shared: httpx.Client) -> None:
+    """With less room than its features need, it skips nothing on either rank, and the record says why."""
+    import ray
+
+    asked = LONG | {"policy": {"name": "first_block", "threshold": 1e6}, "wait": True}
+    budgets = [8 << 30, 1000, 8 << 30]
+    skipped, warned = [], []
+    for budget in budgets:
+        ray.get([a.__ray_call__.remote(bound_the_cache, budget) for a in rank_actors()])
+        record = shared.post("/generate", json=asked).raise_for_status().json()
+        skipped.append(record["cache"]["reused"])
+        warned += [w for w in record["result"]["warnings"] if "cache_bytes = 1000" in w]
+    assert skipped[0] == skipped[2] > 0 == skipped[1]
+    assert len(warned) == 1
 
 
 def fail_in_the_model(rank: Any, error: str) -> None:

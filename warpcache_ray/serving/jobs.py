@@ -36,7 +36,12 @@ class Jobs:
         """Takes over what the store holds. Running attempts get a new lease: their replicas may be well."""
         now = time.time()
         for record in await self.store.load():
-            job = _job(record)
+            try:
+                job = _job(record)
+            except (TypeError, KeyError, ValueError) as error:
+                # Another version's. It stays where it is, for that version or for whoever looks.
+                log.warning("record %s can't be read: %s", record.id, error)
+                continue
             running = job.status is Status.RUNNING
             self._jobs[job.id] = replace(job, seen_at=now) if running else job
             self._versions[job.id] = record.version

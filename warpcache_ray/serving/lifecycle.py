@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import Any
 
 from warpcache_ray.errors import Cancelled, WarpCacheError, WorkerLost
-from warpcache_ray.policy_spec import summarize_policy
+from warpcache_ray.policy_spec import digest, summarize_policy
 
 
 class Status(StrEnum):
@@ -81,6 +81,7 @@ class Job:
         for private in PRIVATE:
             del record[private]
         record["policy"] = summarize_policy(self.policy)
+        record["policy_version"] = digest(self.policy)
         record["result"] = {k: v for k, v in self.result.items() if k != "path"}
         return record | {"progress": round(self.progress, 4)}
 

@@ -6,16 +6,15 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-FLOOR_S = 5.0
-"""Nothing shorter is told from a machine that is busy."""
-
 
 @dataclass(slots=True)
 class Pace:
-    """Learns from the steps that it sees: a step may take `factor` times as long as the slowest one so far, and nothing
-    longer than `limit_s`, which also holds where there is nothing to compare with (loading text, decoding)."""
+    """Learns from the steps that it sees: a step may take `factor` times as long as the slowest one so far, always
+    `floor_s`, and never longer than `limit_s`, which also holds where there is nothing to compare with (loading text,
+    decoding)."""
 
     factor: float
+    floor_s: float
     limit_s: float
     slowest: float = 0.0
     volume: int = 1
@@ -33,7 +32,7 @@ class Pace:
         """Seconds after which a step of such a video is a hang."""
         if not denoising or not self.slowest:
             return self.limit_s
-        return min(self.limit_s, max(FLOOR_S, self.factor * self.expected(volume)))
+        return min(self.limit_s, max(self.floor_s, self.factor * self.expected(volume)))
 
 
 def volume_of(request: dict[str, Any]) -> int:

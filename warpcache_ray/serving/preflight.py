@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,8 +11,10 @@ from huggingface_hub import get_token, hf_hub_url, snapshot_download, try_to_loa
 from huggingface_hub.errors import HFValidationError
 
 from warpcache_ray.config import ServiceConfig
-from warpcache_ray.errors import InvalidConfig
+from warpcache_ray.errors import InvalidConfig, Unavailable
 from warpcache_ray.parallel import support
+from warpcache_ray.store.connection import check, connect
+from warpcache_ray.store.server import EmbeddedServer
 
 INDEX = "model_index.json"
 _CONFIG_FILES = [INDEX, "transformer/config.json"]
@@ -73,16 +76,33 @@ def check_devices(config: ServiceConfig, resources: Mapping[str, float]) -> None
 
 
 def check_store(config: ServiceConfig, nodes: int) -> None:
-    """The job store can be reached from where it is needed.
+    """The job store can be reached from where it is needed, and keeps what it is given.
 
     Raises:
-        InvalidConfig: the embedded one, which has no port, on a cluster of several nodes.
+        InvalidConfig: the given one doesn't; the embedded one has no executable, or there are several nodes, which its
+            socket doesn't reach.
     """
-    if nodes > 1 and not config.store.url:
+    url = config.store.url
+    if url:
+        try:
+            asyncio.run(_try_store(url))
+        except Unavailable as error:
+            raise InvalidConfig(f"store.url = {url!r}: {error.message}", "store.url") from error
+        return
+    if nodes > 1:
         raise InvalidConfig(
             f"store.url = '': the embedded store serves one node, the cluster has {nodes}; give a redis:// URL",
             "store.url",
         )
+    EmbeddedServer(config.store_folder)
+
+
+async def _try_store(url: str) -> None:
+    redis = connect(url)
+    try:
+        await check(redis)
+    finally:
+        await redis.aclose()
 
 
 def check_layout(config: ServiceConfig) -> None:

@@ -185,7 +185,7 @@ class Rank:
         }
 
     def _warnings(self, result: Result) -> list[str]:
-        found, budget = [], self.config.cache_bytes
+        found, budget = [], self.engine.store.budget
         if result.stats.peak_cache_bytes > budget:
             found.append(
                 f"cache_bytes = {budget}: this request alone would keep {result.stats.peak_cache_bytes} bytes; "

@@ -51,7 +51,7 @@ class Replica:
         self.id = f"replica_{uuid.uuid4().hex[:12]}"
         self.coordinator = coordinator.connect(serve.get_replica_context().app_name, config)
         self.failed: str | None = None
-        self.pace = Pace(config.slow_step_factor, config.step_timeout_s)
+        self.pace = Pace(config.slow_step_factor, config.slow_step_s, config.step_timeout_s)
         self.ranks = [self._start_rank(i) for i in range(config.parallel.world_size)]
         shared = config.parallel.world_size > 1
         meeting = await self.ranks[0].open.remote() if shared else None
