@@ -89,8 +89,8 @@ class ServiceConfig:
     may be `{file: PATH}`, relative to the working directory as a model's path is, with parameters beside it.
 
     Ranks that stay at one step for `slow_step_factor` times the slowest step so far (and for `slow_step_s`), or for
-    `step_timeout_s` (also while they load text or decode), count as hung. Every `checkpoint_every` steps (0: never) a job's state is kept at
-    `checkpoint_url`, any that fsspec knows (a folder beside the results, if none is given).
+    `step_timeout_s` (also while they load text or decode), count as hung. Every `checkpoint_every` steps (0: never) a
+    job's state is kept at `checkpoint_url`, any that fsspec knows (a folder beside the results, if none is given).
     """
 
     __pydantic_config__ = _STRICT
