@@ -1,7 +1,9 @@
-"""Frames to video files."""
+"""Frames to video files, and still previews of those."""
 
 from __future__ import annotations
 
+import io
+from collections.abc import Iterator
 from pathlib import Path
 
 import av
@@ -15,6 +17,11 @@ _CODECS = {
     "mp4": ("libx264", {"crf": "16"}),
     "webm": ("libvpx-vp9", {"crf": "24", "b:v": "0", "cpu-used": "5"}),
 }
+
+THUMBNAIL_SIDE = 320
+SPRITE_SIDE = 160
+SPRITES = 16
+COLUMNS = 4
 
 
 def write_video(path: Path, frames: NDArray[np.uint8], fps: int, form: Format) -> None:
@@ -43,3 +50,35 @@ def read_video(path: Path) -> NDArray[np.uint8]:
     """All frames of a video file, (T, H, W, 3)."""
     with av.open(str(path)) as container:
         return np.stack([f.to_ndarray(format="rgb24") for f in container.decode(video=0)])
+
+
+def thumbnail(path: Path) -> bytes:
+    """The first frame as WebP, at most `THUMBNAIL_SIDE` pixels wide and high."""
+    return _file(next(_small(path, THUMBNAIL_SIDE)), "WEBP")
+
+
+def spritesheet(path: Path) -> bytes:
+    """Up to `SPRITES` frames, evenly spaced from the first to the last, as one JPEG: row by row, `COLUMNS` a row."""
+    frames = list(_small(path, SPRITE_SIDE))
+    count = min(len(frames), SPRITES)
+    chosen = [frames[i] for i in np.linspace(0, len(frames) - 1, count).round().astype(int)]
+    width, height = frames[0].size
+    sheet = Image.new("RGB", (min(count, COLUMNS) * width, -(-count // COLUMNS) * height))
+    for place, frame in enumerate(chosen):
+        sheet.paste(frame, (place % COLUMNS * width, place // COLUMNS * height))
+    return _file(sheet, "JPEG")
+
+
+def _small(path: Path, side: int) -> Iterator[Image.Image]:
+    # One by one: all frames of a large video at once would take hundreds of megabytes.
+    with av.open(str(path)) as container:
+        for frame in container.decode(video=0):
+            image: Image.Image = frame.to_image()
+            image.thumbnail((side, side))
+            yield image
+
+
+def _file(image: Image.Image, form: str) -> bytes:
+    data = io.BytesIO()
+    image.save(data, form)
+    return data.getvalue()

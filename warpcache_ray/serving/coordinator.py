@@ -103,6 +103,26 @@ class Coordinator:
         """Asks for the end of a job; the record says whether it has ended."""
         return (await self._end(job_id, Cancelled("cancelled"))).to_dict()
 
+    async def page(
+        self, after: str | None, limit: int, newest_first: bool
+    ) -> tuple[list[dict[str, Any]], bool]:
+        """Records by time of submission, the ones that follow a job's, and whether there are more."""
+        jobs = await self._jobs()
+        ordered = sorted(jobs, key=lambda job: (job.created_at, job.id), reverse=newest_first)
+        if after is not None:
+            ordered = ordered[ordered.index(jobs.get(after)) + 1 :]
+        return [job.to_dict() for job in ordered[:limit]], len(ordered) > limit
+
+    async def remove(self, job_id: str) -> bool:
+        """Forgets an ended job and its video; asks for the end of any other. Whether it is forgotten."""
+        jobs = await self._jobs()
+        job = jobs.get(job_id)
+        if job.ended:
+            await self._forget(jobs, job)
+        else:
+            await self.cancel(job_id)
+        return job.ended
+
     async def invalidate(self, job_id: str | None) -> int:
         """Makes what is kept for a job, or for all, void from the next step on; the new epoch."""
         jobs = await self._jobs()
@@ -273,10 +293,13 @@ class Coordinator:
         elif job.status is Status.RUNNING and now - (job.seen_at or now) > self.config.lease_s:
             await self._lose(job.id, job.fence)
         elif job.ended and now - (job.finished_at or now) > self.config.result_ttl_s:
-            await jobs.remove(job.id)
-            if "path" in job.result:
-                _remove(Path(job.result["path"]))
-            await self._forget_checkpoints(job)
+            await self._forget(jobs, job)
+
+    async def _forget(self, jobs: Jobs, job: Job) -> None:
+        await jobs.remove(job.id)
+        if "path" in job.result:
+            _remove(Path(job.result["path"]))
+        await self._forget_checkpoints(job)
 
     async def _forget_checkpoints(self, job: Job) -> None:
         if not self.config.checkpoint_every:
@@ -292,7 +315,7 @@ def _remove(video: Path) -> None:
     try:
         video.unlink(missing_ok=True)
     except OSError as error:
-        log.warning("expired video %s stays: %s", video, error)
+        log.warning("video %s stays: %s", video, error)
 
 
 def _attempt(job_id: str, fence: int) -> str:

@@ -19,9 +19,9 @@ from warpcache_ray.core.policies import POLICIES
 from warpcache_ray.errors import JobNotReady, Unavailable
 from warpcache_ray.media import MEDIA_TYPES
 from warpcache_ray.policy_spec import describe_policy, parse_policy, summarize_policy
-from warpcache_ray.serving import coordinator, problems
+from warpcache_ray.serving import coordinator, problems, videos
 from warpcache_ray.serving.lifecycle import TERMINAL, Status
-from warpcache_ray.serving.schemas import GenerateRequest, Invalidation, check_shape
+from warpcache_ray.serving.schemas import GenerateRequest, Invalidation, VideoFields, check_shape
 
 WAIT_S = 20.0
 
@@ -65,7 +65,25 @@ class Service:
         info: dict[str, Any] = next(iter(replicas.values()))
         return info
 
-    def policy_for(self, request: GenerateRequest) -> dict[str, Any]:
+    async def submit(self, request: VideoFields) -> dict[str, Any]:
+        """Takes a job in, if the model can make its video; the record.
+
+        Raises:
+            WarpCacheError: what is wrong with the request, or with the service.
+        """
+        policy = self.policy_for(request)
+        seed = request.seed if request.seed is not None else secrets.randbelow(2**31)
+        fields = request.job_request(self.config.model.defaults, seed)
+        check_shape(fields, self.config.model.limits, await self.model_info())
+        job: dict[str, Any] = await self.ask("submit", fields, policy)
+        return job
+
+    async def video_file(self, job_id: str) -> Path | None:
+        """The job's video, if it has one."""
+        path = await self.ask("video_path", job_id)
+        return Path(path) if path is not None and Path(path).is_file() else None
+
+    def policy_for(self, request: VideoFields) -> dict[str, Any]:
         """The full policy that a request asks for."""
         if request.policy is not None:
             return describe_policy(parse_policy(request.policy))
@@ -81,6 +99,7 @@ def routes(service: Service) -> APIRouter:
     _add_jobs(router, service)
     _add_admin(router, service)
     _add_descriptions(router, service)
+    router.include_router(videos.routes(service))
     return router
 
 
@@ -88,11 +107,7 @@ def _add_generation(router: APIRouter, service: Service) -> None:
     @router.post("/generate")
     async def generate(body: GenerateRequest, request: Request) -> Response:
         """Takes a job in; answers with its id at once, or with its end if `wait` or a media type is asked for."""
-        policy = service.policy_for(body)
-        seed = body.seed if body.seed is not None else secrets.randbelow(2**31)
-        fields = body.job_request(service.config.model.defaults, seed)
-        check_shape(fields, service.config.model.limits, await service.model_info())
-        job = await service.ask("submit", fields, policy)
+        job = await service.submit(body)
         raw = MEDIA_TYPES[body.output_format] in request.headers.get("accept", "")
         if not (body.wait or raw):
             return JSONResponse(_public(job, request))
@@ -200,10 +215,10 @@ def _status(job: dict[str, Any]) -> int:
 
 
 async def _path(service: Service, job: dict[str, Any]) -> Path:
-    path = await service.ask("video_path", job["id"])
-    if path is None or not Path(path).is_file():
+    path = await service.video_file(job["id"])
+    if path is None:
         raise JobNotReady(f"job {job['id']} is {job['status']}; it has no video", "job_id")
-    return Path(path)
+    return path
 
 
 async def _file(service: Service, job: dict[str, Any]) -> FileResponse:

@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -71,12 +72,12 @@ def install(app: FastAPI, body_bytes: int) -> None:
     app.add_middleware(BodyLimit, limit=body_bytes)
 
 
-def explain(first: dict[str, Any]) -> JSONResponse:
-    """A validation error of pydantic's as ours: which field, which value, what is allowed."""
+def explain(first: dict[str, Any], schema: type[BaseModel] = GenerateRequest) -> JSONResponse:
+    """A validation error of FastAPI's as ours: which field, which value, what is allowed (by `schema`)."""
     if first["type"] == "json_invalid":
         return envelope(InvalidRequest(f"the body is not JSON: {first['ctx']['error']}"), 400)
-    # What follows a field's name are pydantic's own words for the alternatives that it tried.
-    field = next((str(part) for part in first["loc"] if part != "body"), "")
+    # Before the field's name stands where it came from, behind it pydantic's words for the alternatives that it tried.
+    field = next((str(part) for part in first["loc"][1:]), "")
     if first["type"] == "missing":
         return envelope(InvalidRequest(f"{field or 'the body'} is missing", field or None))
     if not field and not isinstance(first["input"], dict):
@@ -84,7 +85,7 @@ def explain(first: dict[str, Any]) -> JSONResponse:
         return envelope(InvalidRequest(said))
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
-        message = f"there is no such field; there are: {', '.join(GenerateRequest.model_fields)}"
+        message = f"there is no such field; there are: {', '.join(schema.model_fields)}"
     value = repr(first["input"])
     value = value if len(value) <= _SHOWN else f"{value[:_SHOWN]}…"
     where = f"{field} = {value}: " if field else ""

@@ -1,4 +1,4 @@
-"""What `POST /generate` takes, in diffusers' field names, and the check against what the model can make."""
+"""What requests for a video take, in diffusers' field names, and the check against what the model can make."""
 
 from __future__ import annotations
 
@@ -11,11 +11,8 @@ from warpcache_ray.errors import InvalidRequest
 from warpcache_ray.media import Format
 from warpcache_ray.parallel.split import Split
 
-_OF_THE_ANSWER = {"policy", "quality", "response_format", "wait", "cancel_on_disconnect"}
-"""Fields that say nothing about the video."""
 
-
-class GenerateRequest(BaseModel):
+class VideoFields(BaseModel):
     """One video to make. What is left out takes the service's default; without a seed one is drawn and told."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -32,10 +29,7 @@ class GenerateRequest(BaseModel):
     policy: str | dict[str, Any] | None = None
     quality: Quality | None = None
     deadline_s: float | None = Field(None, gt=0, allow_inf_nan=False)
-    cancel_on_disconnect: bool = False
     output_format: Format = "mp4"
-    response_format: Literal["url", "b64_json"] = "url"
-    wait: bool = False
 
     @field_validator("prompt")
     @classmethod
@@ -45,12 +39,28 @@ class GenerateRequest(BaseModel):
         return prompt
 
     @model_validator(mode="after")
-    def _one_choice(self) -> GenerateRequest:
+    def _one_choice(self) -> VideoFields:
         if self.policy is not None and self.quality is not None:
             raise ValueError(
                 f"policy = {self.policy!r} and quality = {self.quality!r} exclude each other; give one of them"
             )
         return self
+
+    def job_request(self, defaults: Defaults, seed: int) -> dict[str, Any]:
+        """The fields of a job: given ones before the service's defaults."""
+        of_the_job = set(VideoFields.model_fields) - {"policy", "quality"}
+        given = self.model_dump(include=of_the_job, exclude_none=True)
+        usual = {name: getattr(defaults, name) for name in defaults.__slots__}
+        usual = {name: value for name, value in usual.items() if value is not None}
+        return {"seed": seed, **usual, **given}
+
+
+class GenerateRequest(VideoFields):
+    """What `POST /generate` takes: the video, and how to answer."""
+
+    cancel_on_disconnect: bool = False
+    response_format: Literal["url", "b64_json"] = "url"
+    wait: bool = False
 
     @model_validator(mode="after")
     def _waits(self) -> GenerateRequest:
@@ -59,13 +69,6 @@ class GenerateRequest(BaseModel):
                 "cancel_on_disconnect = True: nobody stays connected; give wait = true too"
             )
         return self
-
-    def job_request(self, defaults: Defaults, seed: int) -> dict[str, Any]:
-        """The fields of a job: given ones before the service's defaults."""
-        given = self.model_dump(exclude=_OF_THE_ANSWER, exclude_none=True)
-        usual = {name: getattr(defaults, name) for name in defaults.__slots__}
-        usual = {name: value for name, value in usual.items() if value is not None}
-        return {"seed": seed, **usual, **given}
 
 
 class Invalidation(BaseModel):

@@ -1,0 +1,157 @@
+"""The OpenAI videos protocol under `/v1`: the same jobs as those of `/generate`, for clients written for others."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, JSONResponse
+from pydantic import ValidationError
+
+from warpcache_ray.errors import JobNotReady, NotFound
+from warpcache_ray.media import MEDIA_TYPES
+from warpcache_ray.serving import problems, videos_schema
+from warpcache_ray.serving.lifecycle import TERMINAL
+from warpcache_ray.serving.videos_schema import STATUSES, VideoRequest
+from warpcache_ray.video import spritesheet, thumbnail
+
+if TYPE_CHECKING:
+    from warpcache_ray.serving.ingress import Service
+
+POLL_MS = 500
+"""The openai client keeps to the first that it is told until the video is there."""
+
+PREVIEWS = {"thumbnail": (thumbnail, "image/webp"), "spritesheet": (spritesheet, "image/jpeg")}
+
+_SCHEMA = {"schema": VideoRequest.model_json_schema()}
+_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": _SCHEMA, "multipart/form-data": _SCHEMA},
+    }
+}
+
+
+def routes(service: Service) -> APIRouter:
+    """All routes of the protocol."""
+    router = APIRouter(prefix="/v1")
+    _add_creation(router, service)
+    _add_videos(router, service)
+    _add_content(router, service)
+    _add_models(router, service)
+    return router
+
+
+def _add_creation(router: APIRouter, service: Service) -> None:
+    @router.post("/videos", openapi_extra=_BODY)
+    async def create(request: Request) -> Response:
+        """Takes a video in, as JSON or as a form; answers with its id at once."""
+        try:
+            asked = VideoRequest.model_validate(await _body(request))
+        except ValidationError as error:
+            first: dict[str, Any] = {**error.errors()[0]}
+            return problems.explain({**first, "loc": ("body", *first["loc"])}, VideoRequest)
+        videos_schema.check_model(asked.model, service.config)
+        multiple = (await service.model_info())["frame_multiple"]
+        asked = videos_schema.resolve(asked, service.config.model, multiple)
+        return _answer(service, await service.submit(asked), request)
+
+
+async def _body(request: Request) -> Any:
+    if request.headers.get("content-type", "").startswith("multipart/form-data"):
+        async with request.form() as form:
+            return videos_schema.unfold(videos_schema.form_fields(form.multi_items()))
+    try:
+        body = json.loads(await request.body())
+    except (ValueError, RecursionError) as error:
+        broken = {"type": "json_invalid", "loc": ("body",), "ctx": {"error": str(error)}}
+        raise RequestValidationError([broken]) from error
+    return videos_schema.unfold(body) if isinstance(body, dict) else body
+
+
+def _answer(service: Service, job: dict[str, Any], request: Request) -> JSONResponse:
+    headers = {} if job["status"] in TERMINAL else {"openai-poll-after-ms": str(POLL_MS)}
+    body = videos_schema.video(job, service.config, str(request.base_url))
+    return JSONResponse(body, headers=headers)
+
+
+async def _about(service: Service, method: str, video_id: str) -> Any:
+    job_id = videos_schema.job_id(video_id)
+    try:
+        return await service.ask(method, job_id)
+    except NotFound as error:
+        raise videos_schema.unknown(video_id) from error
+
+
+def _add_videos(router: APIRouter, service: Service) -> None:
+    @router.get("/videos")
+    async def page(
+        request: Request,
+        after: str | None = None,
+        limit: Annotated[int, Query(ge=1, le=100)] = 20,
+        order: Literal["asc", "desc"] = "desc",
+    ) -> dict[str, Any]:
+        """Videos by time of creation, those that follow `after`."""
+        try:
+            last = videos_schema.job_id(after) if after is not None else None
+            jobs, more = await service.ask("page", last, limit, order == "desc")
+        except NotFound as error:
+            raise NotFound(f"after = {after!r} is unknown (or expired)", "after") from error
+        data = [videos_schema.video(job, service.config, str(request.base_url)) for job in jobs]
+        ends = (data[0]["id"], data[-1]["id"]) if data else (None, None)
+        return {
+            "object": "list",
+            "data": data,
+            "first_id": ends[0],
+            "last_id": ends[1],
+            "has_more": more,
+        }
+
+    @router.get("/videos/{video_id}")
+    async def retrieve(video_id: str, request: Request) -> JSONResponse:
+        """The video's state; 200 also for one that has failed."""
+        return _answer(service, await _about(service, "get", video_id), request)
+
+    @router.delete("/videos/{video_id}")
+    async def delete(video_id: str) -> dict[str, Any]:
+        """Removes a video that has ended, with its file. Any other is cancelled, and `deleted` is false: its state can
+        still be asked for."""
+        deleted = await _about(service, "remove", video_id)
+        return {"id": video_id, "object": "video.deleted", "deleted": deleted}
+
+
+def _add_content(router: APIRouter, service: Service) -> None:
+    @router.get("/videos/{video_id}/content")
+    async def content(
+        video_id: str, variant: Literal["video", "thumbnail", "spritesheet"] = "video"
+    ) -> Response:
+        """The finished video, or a still preview of it."""
+        job = await _about(service, "get", video_id)
+        path = await service.video_file(job["id"])
+        if path is None:
+            state = STATUSES[job["status"]]
+            raise JobNotReady(f"video {video_id!r} is {state}; it has no content", "video_id")
+        if variant == "video":
+            return FileResponse(path, media_type=MEDIA_TYPES[job["request"]["output_format"]])
+        draw, media_type = PREVIEWS[variant]
+        return Response(await asyncio.to_thread(draw, path), media_type=media_type)
+
+
+def _add_models(router: APIRouter, service: Service) -> None:
+    config, began = service.config, int(time.time())
+
+    @router.get("/models")
+    async def models() -> dict[str, Any]:
+        """The one model that is served; `model` may be its `id` or its `root`."""
+        model = {"id": config.name, "object": "model", "created": began}
+        model |= {"owned_by": "warpcache-ray", "root": config.model.path}
+        return {"object": "list", "data": [model]}
+
+    @router.get("/model_info")
+    async def model_info() -> dict[str, Any]:
+        """Which model that is, in SGLang's words."""
+        return {"model_path": config.model.path}
