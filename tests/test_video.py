@@ -1,3 +1,4 @@
+import io
 from typing import get_args
 
 import av
@@ -7,7 +8,7 @@ from PIL import Image
 
 from warpcache_ray.media import MEDIA_TYPES, Format
 from warpcache_ray.quality.fidelity import psnr
-from warpcache_ray.video import read_video, write_video
+from warpcache_ray.video import read_video, spritesheet, thumbnail, write_video
 
 FORMATS = get_args(Format)
 every_format = pytest.mark.parametrize("form", FORMATS)
@@ -67,3 +68,47 @@ def test_failures_leave_no_file(form, tmp_path):
     with pytest.raises(Exception, match=r".+"):
         write_video(tmp_path / f"v.{form}", np.zeros((2, 31, 47, 5), np.uint8), 8, form)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def counting(tmp_path):
+    """Writes a video whose n-th frame is grey of brightness 5n."""
+
+    def write(form: str, count: int, height: int, width: int):
+        path = tmp_path / f"v.{form}"
+        shades = np.arange(count, dtype=np.uint8)[:, None, None, None] * 5
+        write_video(path, np.broadcast_to(shades, (count, height, width, 3)), 8, form)
+        return path
+
+    return write
+
+
+@every_format
+@pytest.mark.parametrize(("size", "small"), [((32, 48), (48, 32)), ((640, 64), (32, 320))])
+def test_thumbnails(form, size, small, counting):
+    """The first frame as WebP, as it is or, where it is large, made smaller in proportion."""
+    image = Image.open(io.BytesIO(thumbnail(counting(form, 3, *size))))
+    assert (image.format, image.size) == ("WEBP", small)
+    assert np.asarray(image).mean() < 2
+
+
+@every_format
+@pytest.mark.parametrize(
+    ("count", "grid", "shown"),
+    [(1, (1, 1), [0]), (5, (4, 2), range(5)), (46, (4, 4), range(0, 46, 3))],
+)
+def test_spritesheets(form, count, grid, shown, counting):
+    """Frames from the first to the last in even steps, row by row; what a row lacks is black."""
+    sheet = Image.open(io.BytesIO(spritesheet(counting(form, count, 32, 48))))
+    assert (sheet.format, sheet.size) == ("JPEG", (grid[0] * 48, grid[1] * 32))
+    pixels = np.asarray(sheet).reshape(grid[1], 32, grid[0], 48, 3)
+    told = pixels.mean((1, 3, 4)).flatten()
+    wanted = np.zeros(told.size)
+    wanted[: len(shown)] = np.array(shown) * 5
+    assert told == pytest.approx(wanted, abs=4)
+
+
+def test_large_frames_are_small_on_a_sheet(counting):
+    """At most 160 pixels wide and high."""
+    sheet = Image.open(io.BytesIO(spritesheet(counting("mp4", 2, 320, 64))))
+    assert sheet.size == (2 * 32, 160)

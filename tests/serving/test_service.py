@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 from diffusers import DiffusionPipeline
+from openai import NotFoundError, OpenAI
 from torch import Tensor
 from typer.testing import CliRunner
 
@@ -86,6 +87,29 @@ def test_job_from_id_to_video(wan: httpx.Client, until: Callable[..., Any], tmp_
     path = tmp_path / "video.webm"
     path.write_bytes(video.content)
     assert read_video(path).shape == (9, 32, 32, 3)
+
+
+def test_openais_client(wan: httpx.Client, tmp_path: Path) -> None:
+    """Through the real proxy, under a route prefix: OpenAI's own client makes, lists, downloads and deletes a video."""
+    with OpenAI(base_url=f"{wan.base_url}v1", api_key="none", max_retries=0) as client:
+        (model,) = client.models.list().data
+        video = client.videos.create_and_poll(
+            prompt="a cat runs", model=model.id, seconds="1", size="48x32", extra_body={"seed": 0}
+        )
+        assert (video.status, video.progress, video.size) == ("completed", 100, "48x32")
+        assert video.inference_time_s > 0
+        assert video.peak_memory_mb > 1
+        assert client.videos.list(limit=1).data[0].id == video.id
+        path = tmp_path / "video.mp4"
+        client.videos.download_content(video.id).write_to_file(path)
+        assert read_video(path).shape == (9, 32, 48, 3)
+        assert wan.get(video.url).content == path.read_bytes()
+        assert (
+            client.videos.download_content(video.id, variant="thumbnail").content[8:12] == b"WEBP"
+        )
+        assert client.videos.delete(video.id).deleted
+        with pytest.raises(NotFoundError):
+            client.videos.retrieve(video.id)
 
 
 def test_metrics_move(wan: httpx.Client) -> None:

@@ -27,13 +27,12 @@ POLL_MS = 500
 
 PREVIEWS = {"thumbnail": (thumbnail, "image/webp"), "spritesheet": (spritesheet, "image/jpeg")}
 
+FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
+"""The second is what aiohttp makes of a form without files."""
+
 _SCHEMA = {"schema": VideoRequest.model_json_schema()}
-_BODY = {
-    "requestBody": {
-        "required": True,
-        "content": {"application/json": _SCHEMA, "multipart/form-data": _SCHEMA},
-    }
-}
+_KINDS = {kind: _SCHEMA for kind in ("application/json", *FORMS)}
+_BODY = {"requestBody": {"required": True, "content": _KINDS}}
 
 
 def routes(service: Service) -> APIRouter:
@@ -62,7 +61,7 @@ def _add_creation(router: APIRouter, service: Service) -> None:
 
 
 async def _body(request: Request) -> Any:
-    if request.headers.get("content-type", "").startswith("multipart/form-data"):
+    if request.headers.get("content-type", "").startswith(FORMS):
         async with request.form() as form:
             return videos_schema.unfold(videos_schema.form_fields(form.multi_items()))
     try:

@@ -26,7 +26,7 @@ STATUSES = {
 
 _SIZE = re.compile(r"[1-9][0-9]{0,5}x[1-9][0-9]{0,5}")
 _PART = re.compile(r"(\w+)\[(\w*)\](\[\])?")
-_TEXT = ("prompt", "negative_prompt", "model")
+_TEXT = ("prompt", "negative_prompt", "model", "size")
 
 
 class VideoRequest(VideoFields):
@@ -91,8 +91,8 @@ def resolve(request: VideoRequest, model: ModelConfig, frame_multiple: int) -> V
 
 
 def form_fields(items: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """A form's fields as a JSON body would have them: what isn't free text is JSON where it can be; `policy[name]` and
-    `policy[steps][]` are parts of one value, which is how the openai client sends objects and arrays.
+    """A form's fields as a JSON body would have them: what isn't text by its nature is JSON where it can be;
+    `policy[name]` and `policy[steps][]` are parts of one value, which is how the openai client sends objects and arrays.
 
     Raises:
         InvalidRequest: a field that is given both whole and in parts.

@@ -1,0 +1,511 @@
+"""The OpenAI videos protocol over a real coordinator, a task of the test playing the replica."""
+
+import asyncio
+import io
+import json
+import uuid
+from collections.abc import AsyncIterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from openai import AsyncOpenAI, NotFoundError, UnprocessableEntityError
+from PIL import Image
+
+from warpcache_ray.config import Defaults, Limits, ModelConfig, ServiceConfig
+from warpcache_ray.errors import Cancelled, GenerationFailed, InvalidRequest, NotFound
+from warpcache_ray.serving import videos_schema
+from warpcache_ray.serving.coordinator import Coordinator
+from warpcache_ray.serving.ingress import build_api
+from warpcache_ray.serving.lifecycle import Job, Status
+from warpcache_ray.serving.videos_schema import STATUSES, VideoRequest
+from warpcache_ray.store.server import EmbeddedServer
+from warpcache_ray.video import read_video, write_video
+
+DEFAULTS = Defaults(height=32, width=32, num_frames=5, num_inference_steps=4, fps=8)
+LIMITS = Limits(height=128, width=128, num_frames=33, num_inference_steps=50)
+MODEL = ModelConfig("toys/wan", device="cpu", defaults=DEFAULTS, limits=LIMITS)
+CONFIG = ServiceConfig(MODEL, name="toy", result_ttl_s=60)
+INFO = {"size_multiple": 16, "frame_multiple": 4, "split": None}
+TOTALS = {"hits": 3, "misses": 1, "warped": 0, "recomputed": 2, "cache_bytes": 8, "drifts": []}
+TOTALS |= {"peak_memory_bytes": 0, "checkpoint_step": None, "epoch": 0}
+TOTALS |= {"step": 3, "total": 4, "summary": {"peak_memory_bytes": 3 << 20}}
+TIMINGS = {"text": 0.25, "denoise": 1.5, "decode": 0.25}
+
+
+class Actor:
+    """Gives a coordinator's methods the calling convention of a Ray handle."""
+
+    def __init__(self, coordinator: Coordinator) -> None:
+        self._coordinator = coordinator
+
+    def __getattr__(self, name: str) -> Any:
+        return SimpleNamespace(remote=getattr(self._coordinator, name))
+
+
+@pytest.fixture
+def hub(store_server: EmbeddedServer) -> Coordinator:
+    return Coordinator(uuid.uuid4().hex, CONFIG, store_server)
+
+
+@pytest.fixture
+async def lonely(hub) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of a service without replicas."""
+    transport = httpx.ASGITransport(build_api(CONFIG, Actor(hub)), raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        yield client
+
+
+@pytest.fixture
+async def client(hub, lonely) -> httpx.AsyncClient:
+    """A client of a service with one idle replica."""
+    await hub.claim("replica_1", INFO, 0.01)
+    return lonely
+
+
+@pytest.fixture
+def openai(client) -> AsyncOpenAI:
+    """OpenAI's own client, told nothing but where the service is."""
+    return AsyncOpenAI(base_url="http://test/v1", api_key="none", http_client=client, max_retries=0)
+
+
+async def begin(hub: Coordinator) -> dict[str, Any]:
+    """The replica takes a job and makes three of its four steps."""
+    attempt = await hub.claim("replica_1", INFO, 60.0)
+    await hub.report(attempt["job_id"], attempt["fence"], TOTALS, "replica_1", INFO)
+    return attempt
+
+
+async def end(hub: Coordinator, attempt: dict[str, Any], folder: Path) -> Path:
+    """The replica makes the attempt's video, as large as asked for."""
+    request = attempt["request"]
+    path = folder / f"{attempt['job_id']}.{request['output_format']}"
+    size = {name: request[name] for name in ("num_frames", "height", "width")}
+    frames = np.zeros((*size.values(), 3), np.uint8)
+    frames[:] = np.linspace(0, 255, len(frames)).astype(np.uint8)[:, None, None, None]
+    write_video(path, frames, request["fps"], request["output_format"])
+    result = {"path": str(path), "timings": TIMINGS, **size}
+    await hub.finish(attempt["job_id"], attempt["fence"], result, None)
+    return path
+
+
+@pytest.fixture
+async def replica(hub, tmp_path) -> AsyncIterator[None]:
+    """Takes jobs and makes their videos; fails those whose prompt says so."""
+
+    async def work() -> None:
+        while True:
+            attempt = await begin(hub)
+            if attempt["request"]["prompt"] == "fail":
+                error = GenerationFailed("as asked").to_dict()
+                await hub.finish(attempt["job_id"], attempt["fence"], {}, error)
+            else:
+                await end(hub, attempt, tmp_path)
+
+    task = asyncio.create_task(work())
+    yield
+    task.cancel()
+
+
+async def jobs(hub: Coordinator) -> list[Job]:
+    """All that the coordinator has."""
+    return list(await hub._jobs())
+
+
+# OpenAI's client
+
+
+async def test_create_and_poll(openai, client, hub, replica, tmp_path):
+    """The whole way of OpenAI's client: its fields and ours become the job, its end and figures are told."""
+    policy = {"name": "interval", "every": 3}
+    video = await openai.videos.create_and_poll(
+        prompt="a cat",
+        model="toy",
+        seconds="1",
+        size="48x32",
+        extra_body={"seed": 7, "num_inference_steps": 4, "policy": policy},
+    )
+    assert (video.status, video.progress, video.error) == ("completed", 100, None)
+    assert (video.model, video.prompt, video.size) == ("toy", "a cat", "48x32")
+    # A second at 8 fps would be 8 frames; the model makes 9.
+    assert (video.seconds, video.num_frames, video.fps, video.seed) == ("1.12", 9, 8, 7)
+    assert (video.inference_time_s, video.peak_memory_mb) == (2.0, 3.0)
+    assert video.stage_durations == TIMINGS
+    assert video.expires_at == pytest.approx(video.completed_at + 60, abs=1)
+    (job,) = await jobs(hub)
+    assert video.id == job.id.replace("job_", "video_")
+    assert job.policy.items() >= policy.items()
+    path = tmp_path / "answer.mp4"
+    path.write_bytes((await client.get(video.url)).content)
+    assert read_video(path).shape == (9, 32, 48, 3)
+
+
+async def test_states_on_the_way(openai, hub, tmp_path):
+    """Queued, then in progress with the share of the steps, then completed; the pace of polling is told meanwhile."""
+    asked = await openai.videos.with_raw_response.create(prompt="a")
+    video = asked.parse()
+    assert (video.status, video.progress) == ("queued", 0)
+    assert (video.size, video.seconds) == ("32x32", "0.62")
+    attempt = await begin(hub)
+    going = await openai.videos.with_raw_response.retrieve(video.id)
+    assert (going.parse().status, going.parse().progress) == ("in_progress", 75)
+    assert int(asked.headers["openai-poll-after-ms"]) > 0
+    assert int(going.headers["openai-poll-after-ms"]) > 0
+    await end(hub, attempt, tmp_path)
+    done = await openai.videos.with_raw_response.retrieve(video.id)
+    assert done.parse().status == "completed"
+    assert "openai-poll-after-ms" not in done.headers
+
+
+async def test_a_failed_video(openai, replica):
+    """Asking for a failure succeeds, so that pollers end; it carries a typed error."""
+    video = await openai.videos.create_and_poll(prompt="fail")
+    assert (video.status, video.completed_at is None) == ("failed", False)
+    assert (video.error.code, video.error.message) == ("generation_failed", "as asked")
+    with pytest.raises(NotFoundError) as caught:
+        await openai.videos.download_content(video.id)
+    assert caught.value.code == "job_not_ready"
+    assert f"{video.id}' is failed" in caught.value.message
+
+
+async def test_deleting_cancels_what_waits(openai):
+    """A queued video ends as failed with the code cancelled, and says so until it is deleted once more."""
+    video = await openai.videos.create(prompt="a")
+    assert not (await openai.videos.delete(video.id)).deleted
+    found = await openai.videos.retrieve(video.id)
+    assert (found.status, found.error.code) == ("failed", "cancelled")
+    assert (await openai.videos.delete(video.id)).deleted
+    with pytest.raises(NotFoundError):
+        await openai.videos.retrieve(video.id)
+
+
+async def test_deleting_cancels_what_runs(openai, hub):
+    """A running one is told to end, and is in progress until it has."""
+    video = await openai.videos.create(prompt="a")
+    attempt = await begin(hub)
+    place = (attempt["job_id"], attempt["fence"])
+    assert not (await openai.videos.delete(video.id)).deleted
+    assert (await openai.videos.retrieve(video.id)).status == "in_progress"
+    assert (await hub.report(*place, TOTALS, "replica_1", INFO)).cancel
+    await hub.finish(*place, {}, Cancelled("cancelled").to_dict())
+    found = await openai.videos.retrieve(video.id)
+    assert (found.status, found.error.code, found.progress) == ("failed", "cancelled", 75)
+
+
+async def test_deleting_a_finished_video(openai, hub, replica, tmp_path):
+    """Its file goes with it, and nobody knows it any more."""
+    video = await openai.videos.create_and_poll(prompt="a")
+    kept = await openai.videos.create_and_poll(prompt="a")
+    assert len(list(tmp_path.iterdir())) == 2
+    gone = await openai.videos.delete(video.id)
+    assert (gone.id, gone.object, gone.deleted) == (video.id, "video.deleted", True)
+    assert [p.stem for p in tmp_path.iterdir()] == [kept.id.replace("video_", "job_")]
+    for method in ("retrieve", "delete", "download_content"):
+        with pytest.raises(NotFoundError, match=video.id):
+            await getattr(openai.videos, method)(video.id)
+    assert [v.id async for v in await openai.videos.list()] == [kept.id]
+    assert [job.id for job in await jobs(hub)] == [kept.id.replace("video_", "job_")]
+
+
+@pytest.mark.parametrize("order", ["asc", "desc"])
+async def test_pages(order, openai):
+    """Following the pages gives every video once, by age; the newest first if nothing is said."""
+    made = [(await openai.videos.create(prompt=str(i))).id for i in range(5)]
+    wanted = made if order == "asc" else made[::-1]
+    page = await openai.videos.list(limit=2, order=order)
+    assert [v.id for v in page.data] == wanted[:2]
+    assert (page.first_id, page.last_id, page.has_more) == (*wanted[:2], True)
+    assert [v.id async for v in page] == wanted
+    rest = await openai.videos.list(after=wanted[2], order=order)
+    assert ([v.id for v in rest.data], rest.has_more) == (wanted[3:], False)
+    assert [v.id for v in (await openai.videos.list()).data] == made[::-1]
+
+
+async def test_an_empty_list(client):
+    """Its ends are null."""
+    answer = await client.get("/v1/videos")
+    ends = {"first_id": None, "last_id": None}
+    assert answer.json() == {"object": "list", "data": [], "has_more": False, **ends}
+
+
+@pytest.mark.parametrize("form", ["mp4", "gif"])
+async def test_contents(form, openai, replica, tmp_path):
+    """The video in its format, its first frame, and all five frames of it on one sheet."""
+    video = await openai.videos.create_and_poll(prompt="a", extra_body={"output_format": form})
+    content = await openai.videos.download_content(video.id)
+    (tmp_path / f"answer.{form}").write_bytes(content.content)
+    assert read_video(tmp_path / f"answer.{form}").shape == (5, 32, 32, 3)
+    thumbnail = await openai.videos.download_content(video.id, variant="thumbnail")
+    assert thumbnail.response.headers["content-type"] == "image/webp"
+    assert Image.open(io.BytesIO(thumbnail.content)).size == (32, 32)
+    sheet = await openai.videos.download_content(video.id, variant="spritesheet")
+    assert sheet.response.headers["content-type"] == "image/jpeg"
+    assert Image.open(io.BytesIO(sheet.content)).size == (4 * 32, 2 * 32)
+
+
+async def test_models(openai, client):
+    """What is served is listed; both of its names may be asked for, and sglang's benchmark learns one."""
+    (model,) = (await openai.models.list()).data
+    assert (model.id, model.root) == ("toy", "toys/wan")
+    assert (await client.get("/v1/model_info")).json() == {"model_path": "toys/wan"}
+    for name in (model.id, model.root):
+        assert (await openai.videos.create(prompt="a", model=name)).model == "toy"
+
+
+async def test_another_model(openai, hub):
+    """It's refused with the name of the one there is; no job is made."""
+    with pytest.raises(NotFoundError) as caught:
+        await openai.videos.create(prompt="a", model="sora-2")
+    assert (caught.value.param, await jobs(hub)) == ("model", [])
+    assert [w for w in ("'sora-2'", "'toy'", "toys/wan") if w not in caught.value.message] == []
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [("cat.png", b"\x89PNG", "image/png"), {"image_url": "http://x/cat.png"}, {"file_id": "f"}],
+    ids=["file", "url", "id"],
+)
+async def test_input_references(reference, openai, client, hub):
+    """They're refused by name, as a file and as an object, in a form and in JSON."""
+    # This client can't send objects as what they are declared to be.
+    whole = isinstance(reference, tuple)
+    given = {"input_reference": reference}
+    with pytest.raises(UnprocessableEntityError) as caught:
+        await openai.videos.create(prompt="a", **(given if whole else {"extra_body": given}))
+    assert caught.value.param == "input_reference"
+    if not whole:
+        body = {"prompt": "a", "input_reference": reference}
+        answer = await client.post("/v1/videos", json=body)
+        assert (answer.status_code, answer.json()["error"]["param"]) == (422, "input_reference")
+    assert await jobs(hub) == []
+
+
+# Other clients
+
+ASKED = {"height": 48, "width": 64, "num_frames": 9, "fps": 4, "num_inference_steps": 6, "seed": 3}
+ASKED |= {"guidance_scale": 2.5, "negative_prompt": "7", "quality": "exact"}
+POLICY = {"name": "interval", "every": 2, "steps": [1, 3]}
+
+
+def form(fields: dict[str, Any]) -> dict[str, Any]:
+    """As httpx sends them in a multipart form."""
+    return {"files": {name: (None, str(value)) for name, value in fields.items()}}
+
+
+BESIDE = {"prompt": "1", "model": "toy"}
+WAYS = {
+    "JSON": {"json": BESIDE | ASKED},
+    "JSON, folded": {"json": BESIDE | {"extra_body": ASKED}},
+    "form": form(BESIDE | ASKED),
+    "urlencoded form": {"data": BESIDE | ASKED},
+    "form, folded": form(BESIDE | {"extra_body": json.dumps(ASKED)}),
+    "size": form(BESIDE | ASKED | {"size": "64x16", "height": 48, "width": "null"}),
+    "seconds": {"json": {**BESIDE, **ASKED, "seconds": "2", "num_frames": None}},
+    "one output": form(BESIDE | ASKED | {"n": 1, "num_outputs_per_prompt": 1}),
+    "lossless": {"json": BESIDE | ASKED | {"quality": "lossless", "input_reference": None}},
+    "beside first": form(BESIDE | ASKED | {"extra_body": '{"height": 16, "seed": 9}'}),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_one_job_whichever_way_it_comes(way, client, hub):
+    """Numbers, text and policy mean the same in JSON and in forms, folded into `extra_body` or not."""
+    answer = await client.post("/v1/videos", **WAYS[way])
+    assert answer.status_code == 200, answer.text
+    (job,) = await jobs(hub)
+    wanted = {name: value for name, value in ASKED.items() if name != "quality"}
+    assert job.request == {"prompt": "1", "output_format": "mp4", **wanted}
+    assert job.policy["name"] == "never"
+
+
+@pytest.mark.parametrize("way", ["JSON", "form", "text of JSON", "openai"])
+async def test_one_policy_whichever_way_it_comes(way, client, openai, hub):
+    """Also as the openai client takes objects apart for a form."""
+    if way == "openai":
+        await openai.videos.create(prompt="a", extra_body={"policy": POLICY})
+    else:
+        fields = {"prompt": "a", "policy": POLICY if way == "JSON" else json.dumps(POLICY)}
+        await client.post("/v1/videos", **({"json": fields} if way == "JSON" else form(fields)))
+    if way == "text of JSON":
+        # In JSON text is a policy's name.
+        answer = await client.post("/v1/videos", json={"prompt": "a", "policy": "never"})
+        assert answer.status_code == 200
+    job = (await jobs(hub))[0]
+    assert (job.policy["every"], tuple(job.policy["steps"])) == (2, (1, 3))
+
+
+REFUSALS = [
+    ({"prompt": ""}, "prompt", ["''", "at least 1"]),
+    ({"size": "640"}, "size", ["'640'", "WIDTHxHEIGHT"]),
+    ({"size": "64X64"}, "size", ["'64X64'"]),
+    ({"size": "40x32"}, "width", ["40", "multiple of 16"]),
+    ({"size": "32x256"}, "height", ["256", "at most 128"]),
+    ({"seconds": "soon"}, "seconds", ["'soon'", "number"]),
+    ({"seconds": "nan"}, "seconds", ["nan"]),
+    ({"seconds": 0}, "seconds", ["0", "greater than 0"]),
+    ({"seconds": "1e308"}, "seconds", ["3600"]),
+    ({"seconds": 5}, "seconds", ["seconds = 5", "fps = 8", "num_frames = 41", "at most 33"]),
+    ({"num_frames": 8}, "num_frames", ["8", "multiple of 4"]),
+    ({"n": 2}, "n", ["2", "1"]),
+    ({"fps": "fast"}, "fps", ["'fast'", "integer"]),
+    ({"num_inference_steps": 51}, "num_inference_steps", ["at most 50"]),
+    ({"quality": "best"}, "quality", ["'best'", "exact", "high"]),
+    ({"policy": "magic"}, "policy", ["'magic'", "worldcache"]),
+    ({"enable_teacache": True}, "enable_teacache", ["no such field", "policy", "seconds"]),
+    ({"wait": True}, "wait", ["no such field"]),
+    ({"extra_body": "[1]"}, "extra_body", ["[1]", "JSON object"]),
+    ({"extra_body": {"colour": "red"}}, "colour", ["'red'", "no such field", "size"]),
+    ({"extra_body": {"extra_body": {}}}, "extra_body", ["no such field"]),
+]
+
+
+@pytest.mark.parametrize("kind", ["JSON", "form"])
+@pytest.mark.parametrize(("fields", "param", "told"), REFUSALS, ids=lambda v: str(v)[:30])
+async def test_refusals(fields, param, told, kind, client, hub):
+    """422 that names the field, its value and what is allowed, in JSON as in forms; no job is made."""
+    body = {"prompt": "a", **fields}
+    if kind == "JSON":
+        answer = await client.post("/v1/videos", json=body)
+    else:
+        texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in body.items()}
+        answer = await client.post("/v1/videos", **form(texts))
+    assert answer.status_code == 422, answer.text
+    error = answer.json()["error"]
+    assert error["param"] == param
+    assert [word for word in told if word not in error["message"]] == []
+    assert await jobs(hub) == []
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "status"),
+    [
+        (b'{"prompt": ', {}, 400),
+        (b"\xff", {}, 400),
+        (b"[" * 100_000, {}, 400),
+        (b"", {}, 400),
+        (b"[1]", {}, 422),
+        (b"{}", {}, 422),
+        (b"x", {"content-type": "multipart/form-data"}, 400),
+        (b"x", {"content-type": "multipart/form-data; boundary=b"}, 400),
+        (b" " * (1 << 20) + b"{}", {}, 413),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+async def test_broken_bodies(body, headers, status, client):
+    """An error of ours for each, and none is a failure of the service."""
+    answer = await client.post("/v1/videos", content=body, headers=headers)
+    assert answer.status_code == status, answer.text
+    assert answer.json()["error"]["message"]
+
+
+async def test_parts_that_do_not_fit(client):
+    """A field that is both a value and an object is refused by its name."""
+    fields = {"policy": "never", "policy[name]": "interval", "prompt": "a"}
+    answer = await client.post("/v1/videos", **form(fields))
+    assert (answer.status_code, answer.json()["error"]["param"]) == (422, "policy")
+
+
+@pytest.mark.parametrize(
+    ("query", "param"),
+    [
+        ("limit=0", "limit"),
+        ("limit=101", "limit"),
+        ("order=up", "order"),
+        ("after=video_x", "after"),
+    ],
+)
+async def test_bad_pages(query, param, client):
+    """The parameter is named."""
+    answer = await client.get(f"/v1/videos?{query}")
+    assert answer.status_code == (404 if param == "after" else 422)
+    assert answer.json()["error"]["param"] == param
+
+
+async def test_bad_variants(client):
+    """What there is is told."""
+    answer = await client.get("/v1/videos/video_x/content?variant=audio")
+    assert answer.status_code == 422
+    assert "'spritesheet'" in answer.json()["error"]["message"]
+
+
+async def test_ids_are_this_protocols(client, hub):
+    """A job is known as a video here and by no other name."""
+    video = (await client.post("/v1/videos", json={"prompt": "a"})).json()["id"]
+    (job,) = await jobs(hub)
+    assert (await client.get(f"/v1/videos/{video}")).json()["id"] == video
+    assert (await client.get(f"/jobs/{job.id}")).json()["id"] == job.id
+    for name in (job.id, video.removeprefix("video_"), "video_"):
+        for path in ("", "/content"):
+            answer = await client.get(f"/v1/videos/{name}{path}")
+            assert answer.status_code == 404
+            assert repr(name) in answer.json()["error"]["message"]
+
+
+async def test_without_replicas(lonely, hub):
+    """503 with a retry hint for work; lists and models are there."""
+    answer = await lonely.post("/v1/videos", json={"prompt": "a"})
+    assert (answer.status_code, "retry-after" in answer.headers) == (503, True)
+    assert await jobs(hub) == []
+    for path in ("/v1/videos", "/v1/models", "/v1/model_info"):
+        assert (await lonely.get(path)).status_code == 200
+
+
+async def test_it_is_documented(client):
+    """The fields stand in the service's own description, for each kind of body."""
+    described = (await client.get("/openapi.json")).json()["paths"]["/v1/videos"]["post"]
+    kinds = described["requestBody"]["content"]
+    assert {"application/json", "multipart/form-data"} < set(kinds)
+    for kind in kinds.values():
+        assert set(kind["schema"]["properties"]) == set(VideoRequest.model_fields)
+
+
+# The mapping
+
+
+@pytest.mark.parametrize(
+    ("fps", "seconds", "frames"),
+    [
+        (8, 2, 17),  # 16
+        (8, 0.5, 5),  # 4
+        (10, 0.7, 9),  # 7 lies between 5 and 9
+        (10, 0.6, 5),  # 6
+        (8, 0.01, 1),
+        (None, 4, 33),  # at the service's 8 fps
+    ],
+)
+def test_seconds_to_frames(fps, seconds, frames):
+    """The nearest number that the model can make, of two as near the larger, at the request's or the service's fps."""
+    request = VideoRequest(prompt="a", seconds=seconds, fps=fps)
+    assert videos_schema.resolve(request, MODEL, 4).num_frames == frames
+
+
+def test_what_is_explicit_goes_first():
+    """Height, width and frames go before size and seconds, each by itself; too many seconds don't matter then."""
+    request = VideoRequest(prompt="a", size="64x48", seconds=90, height=16, num_frames=5)
+    found = videos_schema.resolve(request, MODEL, 4)
+    assert (found.width, found.height, found.num_frames) == (64, 16, 5)
+    with pytest.raises(InvalidRequest, match="num_frames = 721"):
+        videos_schema.resolve(VideoRequest(prompt="a", seconds=90), MODEL, 4)
+
+
+@pytest.mark.parametrize("status", Status)
+def test_four_states(status):
+    """Every state of a job is one that the protocol has, and nothing is finished before it is completed."""
+    request = {"prompt": "a", "fps": 8, "seed": 1}
+    job = Job("job_1", request, {"name": "never"}, 5.5, status, step=4, total_steps=4)
+    video = videos_schema.video(job.to_dict(), CONFIG, "http://test/")
+    assert video["status"] == STATUSES[status]
+    assert video["status"] in {"queued", "in_progress", "completed", "failed"}
+    assert video["progress"] == (100 if status is Status.SUCCEEDED else 99)
+    assert (video["created_at"], video["size"], video["seconds"]) == (5, None, None)
+
+
+def test_ids():
+    """The mapping goes both ways, and is one to one."""
+    assert videos_schema.video_id("job_1f") == "video_1f"
+    assert videos_schema.job_id("video_1f") == "job_1f"
+    with pytest.raises(NotFound):
+        videos_schema.job_id("job_1f")
