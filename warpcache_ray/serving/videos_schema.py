@@ -92,7 +92,7 @@ def resolve(request: VideoRequest, model: ModelConfig, frame_multiple: int) -> V
 
 def form_fields(items: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     """A form's fields as a JSON body would have them: what isn't text by its nature is JSON where it can be;
-    `policy[name]` and `policy[steps][]` are parts of one value, which is how the openai client sends objects and arrays.
+    `policy[name]` and `policy[steps][]` are parts of one value: so the openai client sends objects and arrays.
 
     Raises:
         InvalidRequest: a field that is given both whole and in parts.
