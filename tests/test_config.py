@@ -48,6 +48,7 @@ def test_a_model_is_enough():
         ({"policy": {"name": "interval", "every": 0}}, "policy", "every: 0 .*1 or more"),
         ({"policy": 5}, "policy", "policy = 5"),
         ({"parallel": {"ulysses": 0}}, "parallel", "ulysses: 0 .*1 or more"),
+        ({"parallel": {"vae": True}}, "parallel", "vae: one rank decodes alone"),
         ({"parallel": {"tensor": 2}}, "parallel.tensor", "parallel.tensor = 2"),
         ({"quality": {"high": "never", "fast": "never"}}, "quality", "'balanced' is missing"),
         (

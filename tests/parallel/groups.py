@@ -16,13 +16,18 @@ from contextlib import contextmanager, nullcontext
 from multiprocessing.connection import Client, Connection, Listener, wait
 from typing import Any
 
-LAYOUTS = {
+from faults import exhaust, local_attention, rows_apart
+
+LAYOUTS: dict[str, Any] = {
     "ulysses": (2, 1, 1),
     "ring": (1, 2, 1),
     "cfg": (1, 1, 2),
     "ulysses × ring": (2, 2, 1),
     "ulysses × cfg": (2, 1, 2),
     "ring × cfg": (1, 2, 2),
+    "ulysses, vae": (2, 1, 1, True),
+    "cfg, vae": (1, 1, 2, True),
+    "ulysses × cfg, vae": (2, 1, 2, True),
 }
 CALL = {"height": 32, "width": 32, "num_frames": 9, "num_inference_steps": 8}
 NEAR = 1e-5
@@ -135,7 +140,7 @@ class Rank:
         if folder not in self.pipes:
             self.pipes[folder] = quiet(self.member.load(folder))
         ranks = Overheard(self.member.ranks)
-        with _local_attention() if local else nullcontext():
+        with local_attention() if local else nullcontext():
             made = generate(self.pipes[folder], ranks, **arguments)
         return {**made, "said": ranks.said}
 
@@ -155,7 +160,6 @@ class Rank:
 
     def cancelled(self, folder: str, at: int) -> tuple[str, int]:
         """The error of a run that rank 0 alone is told to cancel, and how many steps it began."""
-        from warpcache_ray.engine.engine import Engine
         from warpcache_ray.engine.events import Control, Generation
         from warpcache_ray.errors import Cancelled
         from warpcache_ray.policy_spec import parse_policy
@@ -167,12 +171,55 @@ class Rank:
             told = event.index == at and self.rank == 0
             return Control(cancel=told)
 
-        engine = Engine(self.member.load(folder), self.member.ranks)
+        engine = self._engine(folder)
         try:
             engine.generate(Generation("a cat", 0, **CALL), parse_policy("first_block"), on_step)
         except Cancelled as error:
             return str(error), len(begun)
         raise AssertionError("it wasn't cancelled")
+
+    def decode(self, folder: str, latents: Any, apart: bool = False) -> tuple[Any, float]:
+        """What this layout's VAE makes of latents, and its seconds; `apart` without the rows beyond each rank's."""
+        import torch
+
+        if folder not in self.pipes:
+            self.pipes[folder] = self.member.load(folder)
+        began = time.perf_counter()
+        with torch.no_grad(), rows_apart() if apart else nullcontext():
+            video = self.pipes[folder].vae.decode(torch.from_numpy(latents), return_dict=False)[0]
+        return video.numpy(), time.perf_counter() - began
+
+    def video(self, folder: str, exhausted: tuple[int, ...] = ()) -> tuple[Any, str]:
+        """The engine's frames and its latents' fingerprint; the decoders of some ranks run out of memory once."""
+        engine = self._engine(folder)
+        if self.rank in exhausted:
+            exhaust(engine.pipeline.vae)
+        return self._video(engine)
+
+    def video_after_oom(self, folder: str) -> tuple[Any, str]:
+        """What an engine makes after a video for which the memory of no rank sufficed."""
+        from warpcache_ray.errors import OutOfMemory
+
+        engine = self._engine(folder)
+        exhaust(engine.pipeline.vae)
+        try:
+            self._video(engine)
+        except OutOfMemory:
+            return self._video(engine)
+        raise AssertionError("it sufficed")
+
+    def _engine(self, folder: str) -> Any:
+        from warpcache_ray.engine.engine import Engine
+
+        return Engine(self.member.load(folder), self.member.ranks)
+
+    def _video(self, engine: Any) -> tuple[Any, str]:
+        from warpcache_ray.engine.events import Generation
+        from warpcache_ray.policy_spec import parse_policy
+
+        asked = Generation("a cat", 0, **CALL)
+        result = engine.generate(asked, parse_policy("never"), decode=self.rank == 0)
+        return result.frames, result.latents_sha256
 
     def fingerprint(self, folder: str) -> str:
         """The model's, as this layout loads it."""
@@ -314,20 +361,6 @@ def _row(record: Any) -> dict[str, Any]:
         "drift": decision.drift,
         "threshold": decision.threshold,
     }
-
-
-@contextmanager
-def _local_attention() -> Iterator[None]:
-    """Each rank's queries see the keys of its own shard alone."""
-    import xfuser.model_executor.layers.usp as usp
-
-    names = ("get_sequence_parallel_world_size", "get_ulysses_parallel_world_size")
-    kept = {name: getattr(usp, name) for name in names}
-    vars(usp).update(dict.fromkeys(names, lambda: 1))
-    try:
-        yield
-    finally:
-        vars(usp).update(kept)
 
 
 def serve(address: str, rank: int) -> None:

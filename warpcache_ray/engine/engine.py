@@ -91,7 +91,8 @@ class Engine:
     ) -> Result:
         """Runs the unmodified pipeline under `policy`; `on_step` hears of each step and may cancel, or raise the
         `epoch` that the run's states belong to. By `request` the store can be told to forget them. From a `checkpoint`
-        of the same generation only the steps after it are made. Of several ranks one has to `decode`.
+        of the same generation only the steps after it are made. Of several ranks one has to `decode`; those that decode
+        together do, and only it keeps the frames.
 
         Raises:
             InvalidRequest: the pipeline refuses a value.
@@ -101,7 +102,8 @@ class Engine:
         """
         arguments = self._arguments(generation)
         generator = arguments["generator"]
-        if not decode:
+        together = self.ranks.decode_together
+        if not (decode or together):
             arguments["output_type"] = "latent"
         with ExitStack() as stack:
             resumption = None
@@ -113,7 +115,10 @@ class Engine:
             session = stack.enter_context(self.installation.session(policy, request, resumption))
             run = Run(session, self.store, self.ranks, generator, on_step, start, epoch)
             arguments["callback_on_step_end"] = run.step_ended
-            decoding = stack.enter_context(tiled_if_too_large(self.pipeline.vae))
+            decoding = Decoding()
+            # One of several can't try again: the others wait for the rest of its first attempt.
+            if not together:
+                decoding = stack.enter_context(tiled_if_too_large(self.pipeline.vae))
             frames = self._run(run, arguments)
             return _result(run, frames if decode else None, decoding)
 
