@@ -13,6 +13,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from multiprocessing.connection import Client, Connection, Listener, wait
 from typing import Any
 
@@ -109,7 +110,8 @@ class Rank:
         self.rank = rank
         self.store: Any = None
         self.member: Any = None
-        self.pipes: dict[str, Any] = {}
+        self.ranks: Any = None
+        self.engines: dict[str, Any] = {}
 
     def listen(self) -> int:
         """Rank 0 opens a store; its port."""
@@ -128,16 +130,27 @@ class Rank:
         if self.rank:
             self.store = connect("127.0.0.1", port)
         self.member = join(Layout(*LAYOUTS[layout]), self.rank, self.store)
-        self.pipes.clear()
+        self.ranks = Overheard(self.member.ranks)
+        self.engines.clear()
 
-    def generate(self, folder: str, local: bool = False, **arguments: Any) -> dict[str, Any]:
-        """A run of a model that this layout shares; `local` keeps attention within each shard."""
-        if folder not in self.pipes:
-            self.pipes[folder] = quiet(self.member.load(folder))
-        ranks = Overheard(self.member.ranks)
+    def generate(
+        self,
+        folder: str,
+        local: bool = False,
+        words: dict[int, int] | None = None,
+        **arguments: Any,
+    ) -> dict[str, Any]:
+        """A run of a model that this layout shares; `local` keeps attention within each shard. Only rank 0 is told the
+        words."""
+        from warpcache_ray.engine.engine import Engine
+
+        if folder not in self.engines:
+            self.engines[folder] = Engine(self.member.load(folder), self.ranks)
+        self.ranks.said = []
+        told = words if self.rank == 0 else None
         with _local_attention() if local else nullcontext():
-            made = generate(self.pipes[folder], ranks, **arguments)
-        return {**made, "said": ranks.said}
+            made = generate(self.engines[folder], words=told, **arguments)
+        return {**made, "said": self.ranks.said}
 
     def forward(self, folder: str, **inputs: Any) -> Any:
         """One call of a Cosmos model that this layout shares."""
@@ -152,27 +165,6 @@ class Rank:
         except WarpCacheError as error:
             return type(error).__name__, error.message
         raise AssertionError("it was shared")
-
-    def cancelled(self, folder: str, at: int) -> tuple[str, int]:
-        """The error of a run that rank 0 alone is told to cancel, and how many steps it began."""
-        from warpcache_ray.engine.engine import Engine
-        from warpcache_ray.engine.events import Control, Generation
-        from warpcache_ray.errors import Cancelled
-        from warpcache_ray.policy_spec import parse_policy
-
-        begun = []
-
-        def on_step(event: Any) -> Control:
-            begun.append(event.index)
-            told = event.index == at and self.rank == 0
-            return Control(cancel=told)
-
-        engine = Engine(self.member.load(folder), self.member.ranks)
-        try:
-            engine.generate(Generation("a cat", 0, **CALL), parse_policy("first_block"), on_step)
-        except Cancelled as error:
-            return str(error), len(begun)
-        raise AssertionError("it wasn't cancelled")
 
     def fingerprint(self, folder: str) -> str:
         """The model's, as this layout loads it."""
@@ -199,36 +191,74 @@ def quiet(pipe: Any) -> Any:
     return pipe
 
 
+@dataclass(frozen=True)
+class Asked:
+    """A generation by arguments of the pipeline, of which a service's callers may give but a few."""
+
+    seed: int
+    changes: dict[str, Any]
+
+    def pipeline_arguments(self) -> dict[str, Any]:
+        """What the tests' models take, changed."""
+        return {**CALL, "prompt": "a cat runs", "max_sequence_length": 16, **self.changes}
+
+
 def run(pipe: Any, seed: int = 0, **changes: Any) -> Any:
-    """The final latents of a run."""
+    """The final latents of a run of plain diffusers."""
     import torch
 
-    given = {"prompt": "a cat runs", "max_sequence_length": 16, "output_type": "latent"}
     generator = torch.Generator().manual_seed(seed)
-    return pipe(generator=generator, **{**CALL, **given, **changes}).frames
+    given = Asked(seed, changes).pipeline_arguments()
+    return pipe(generator=generator, output_type="latent", **given).frames
 
 
 def generate(
-    pipe: Any, ranks: Any = None, spec: Any = "never", budget: int | None = None, **changes: Any
+    engine: Any,
+    spec: Any = "never",
+    budget: int | None = None,
+    words: dict[int, int] | None = None,
+    checkpoint: bytes | None = None,
+    seed: int = 0,
+    **changes: Any,
 ) -> dict[str, Any]:
-    """A run under a policy: the final latents, what each denoiser call gave, and the decisions in order."""
-    from warpcache_ray.engine.install import Installation
-    from warpcache_ray.engine.session import SessionStore
+    """A run under a policy, told the words after the steps that they stand at: why it ended before its time, and what
+    it had come to; what each denoiser call gave, the decisions in order, and after how many of them states were lost.
+    """
+    from warpcache_ray.engine.checkpoint import Checkpoint
+    from warpcache_ray.engine.events import Control
+    from warpcache_ray.engine.session import DEFAULT_BUDGET
+    from warpcache_ray.errors import Cancelled
     from warpcache_ray.policy_spec import parse_policy
 
-    store = SessionStore() if budget is None else SessionStore(budget)
-    installation = Installation(pipe, parse_policy("never"), ranks, store)
-    try:
-        with outputs_of(pipe) as outputs, installation.session(parse_policy(spec)) as session:
-            final = run(pipe, **changes)
-    finally:
-        installation.remove()
+    reached: list[Checkpoint] = []
+    losses: list[tuple[int, str]] = []
+    end = ""
+
+    def on_step(event: Any) -> Control:
+        reached[:] = [event.checkpoint()]
+        return Control.read((words or {}).get(event.index + 1, 0))
+
+    store = engine.store
+    store.budget = DEFAULT_BUDGET if budget is None else budget
+    store.on_evict = lambda session, why: losses.append((len(session.stats.records), why.value))
+    start = Checkpoint.from_bytes(checkpoint) if checkpoint else None
+    asked, policy = Asked(seed, changes), parse_policy(spec)
+    with outputs_of(engine.pipeline) as outputs:
+        try:
+            engine.generate(asked, policy, on_step, checkpoint=start, decode=False)
+        except Cancelled as error:
+            end = error.message
+    stats = engine.installation.last.stats
     return {
-        "latents": final.numpy(),
+        "end": end,
+        "step": reached[0].step,
+        "checkpoint": reached[0].to_bytes(),
+        "latents": reached[0].latents.numpy(),
         "outputs": [output.numpy() for output in outputs],
-        "decisions": [_row(record) for record in session.stats.records],
-        "evictions": session.stats.evictions,
-        "peak": session.stats.peak_cache_bytes,
+        "decisions": [_row(record) for record in stats.records],
+        "losses": losses,
+        "held": (store.nbytes, len(store.sessions)),
+        "peak": stats.peak_cache_bytes,
     }
 
 
@@ -286,6 +316,13 @@ class Overheard:
         """Everyone's values."""
         self.said.append(values.tolist())
         return self.ranks.gather(values)
+
+
+def same_on_both(first: dict[str, Any], second: dict[str, Any]) -> None:
+    """Two ranks came to the same end by the same way: every bit of it, and nothing is left."""
+    for told in ("end", "step", "decisions", "losses", "checkpoint"):
+        assert first[told] == second[told], told
+    assert first["held"] == second["held"] == (0, 0)
 
 
 def same_decisions(one: dict[str, Any], two: dict[str, Any]) -> int:
