@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKLHunyuanVideo, AutoencoderKLWan, DiffusionPipeline
-from groups import CALL, Group, quiet
+from groups import Group
 from numpy.typing import NDArray
+from runs import CALL, quiet
 
 import warpcache_ray.toyworld
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from warpcache_ray.core.policy import Policy
-from warpcache_ray.engine.checkpoint import Checkpoint, resumed
+from warpcache_ray.engine.checkpoint import Checkpoint
 from warpcache_ray.engine.decoding import Decoding, free_memory, tiled_if_too_large
 from warpcache_ray.engine.events import Generation, Result, Timings
 from warpcache_ray.engine.install import Installation
@@ -106,14 +106,9 @@ class Engine:
         if not (decode or together):
             arguments["output_type"] = "latent"
         with ExitStack() as stack:
-            resumption = None
-            if checkpoint is not None:
-                resumption = stack.enter_context(resumed(self.pipeline, checkpoint))
-                arguments["latents"] = checkpoint.latents
-                generator.set_state(checkpoint.generator)
             start = checkpoint.step if checkpoint else 0
-            session = stack.enter_context(self.installation.session(policy, request, resumption))
-            run = Run(session, self.store, self.ranks, generator, on_step, start, epoch)
+            session = stack.enter_context(self.installation.session(policy, request, start))
+            run = Run(session, self.store, self.ranks, generator, on_step, checkpoint, epoch)
             arguments["callback_on_step_end"] = run.step_ended
             decoding = Decoding()
             # One of several can't try again: the others wait for the rest of its first attempt.
@@ -162,4 +157,4 @@ def _result(run: Run, frames: Any, decoding: Decoding) -> Result:
     shown = np.zeros((0, 0, 0, 3)) if frames is None else np.asarray(frames)
     pixels = (shown * 255).round().astype(np.uint8)
     stats = run.session.stats
-    return Result(pixels, run.latents, stats, timings, run.epoch, run.start, decoding.tiled)
+    return Result(pixels, run.latents, stats, timings, run.epoch, run.session.start, decoding.tiled)
