@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import hashlib
 import secrets
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from warpcache_ray.errors import JobNotReady, Unavailable
 from warpcache_ray.media import MEDIA_TYPES
 from warpcache_ray.policy_spec import describe_policy, parse_policy, summarize_policy
 from warpcache_ray.serving import coordinator, problems
-from warpcache_ray.serving.lifecycle import TERMINAL, Status
+from warpcache_ray.serving.lifecycle import ANONYMOUS, TERMINAL, Status
 from warpcache_ray.serving.schemas import GenerateRequest, Invalidation, check_shape
 
 WAIT_S = 20.0
@@ -92,7 +93,7 @@ def _add_generation(router: APIRouter, service: Service) -> None:
         seed = body.seed if body.seed is not None else secrets.randbelow(2**31)
         fields = body.job_request(service.config.model.defaults, seed)
         check_shape(fields, service.config.model.limits, await service.model_info())
-        job = await service.ask("submit", fields, policy)
+        job = await service.ask("submit", fields, policy, _client(request))
         raw = MEDIA_TYPES[body.output_format] in request.headers.get("accept", "")
         if not (body.wait or raw):
             return JSONResponse(_public(job, request))
@@ -192,6 +193,12 @@ def _public(job: dict[str, Any], request: Request) -> dict[str, Any]:
     done = job["status"] == Status.SUCCEEDED
     prefix = request.scope.get("root_path", "")
     return job | {"video": f"{prefix}/jobs/{job['id']}/video" if done else None}
+
+
+def _client(request: Request) -> str:
+    """Who asks, without the key itself."""
+    key = request.headers.get("x-api-key")
+    return hashlib.sha256(key.encode()).hexdigest()[:16] if key else ANONYMOUS
 
 
 def _status(job: dict[str, Any]) -> int:

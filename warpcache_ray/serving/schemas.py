@@ -10,6 +10,7 @@ from warpcache_ray.config import Defaults, Limits, Quality
 from warpcache_ray.errors import InvalidRequest
 from warpcache_ray.media import Format
 from warpcache_ray.parallel.split import Split
+from warpcache_ray.serving.admission import Priority
 
 _OF_THE_ANSWER = {"policy", "quality", "response_format", "wait", "cancel_on_disconnect"}
 """Fields that say nothing about the video."""
@@ -31,6 +32,7 @@ class GenerateRequest(BaseModel):
     fps: int | None = Field(None, ge=1, le=120)
     policy: str | dict[str, Any] | None = None
     quality: Quality | None = None
+    priority: Priority = "normal"
     deadline_s: float | None = Field(None, gt=0, allow_inf_nan=False)
     cancel_on_disconnect: bool = False
     output_format: Format = "mp4"
