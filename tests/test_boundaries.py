@@ -27,6 +27,7 @@ ONLY_IN = {
     "ray": "serving/",
     "redis": "store/",
     "xfuser": "parallel/",
+    "distvae": "parallel/",
     "diffusers.hooks": "models/seam.py",
     f"{OURS}.cli": "cli.py",
     f"{OURS}.toyworld": "toyworld/",
@@ -93,7 +94,7 @@ def test_quality_stands_alone():
 
 @pytest.mark.parametrize("name", ONLY_IN)
 def test_one_place_each(name):
-    """Ray, Redis, xfuser, diffusers' hooks, command line and toy world are each imported in one place only."""
+    """Ray, Redis, xfuser, DistVAE, diffusers' hooks, command line and toy world are each imported in one place only."""
     users = [f for f in FILES if any(_within(i, {name}) for i in _imports(f))]
     assert [f for f in users if not f.startswith(ONLY_IN[name])] == []
 

@@ -11,10 +11,11 @@ TREE = [k for k in vars(errors).values() if isinstance(k, type) and issubclass(k
 
 @pytest.mark.parametrize("kind", TREE, ids=lambda kind: kind.__name__)
 def test_errors_cross_processes(kind):
-    """Pickled and back, an error has its class, message and parameter."""
-    error = pickle.loads(pickle.dumps(kind("told so", "field")))
+    """Pickled and back, an error has its class, message, parameter and time to try again."""
+    error = pickle.loads(pickle.dumps(kind("told so", "field", 3.0)))
     assert type(error) is kind
     assert (str(error), error.message, error.param) == ("told so", "told so", "field")
+    assert error.retry_after_s == 3.0
 
 
 @pytest.mark.parametrize("kind", TREE, ids=lambda kind: kind.__name__)

@@ -21,6 +21,7 @@ PACKAGE = Path(__file__).parent
 
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0)]
+Weight = Annotated[float, Field(gt=0)]
 Quality = Literal["exact", "high", "balanced", "fast"]
 
 
@@ -91,6 +92,10 @@ class ServiceConfig:
     Ranks that stay at one step for `slow_step_factor` times the slowest step so far (and for `slow_step_s`), or for
     `step_timeout_s` (also while they load text or decode), count as hung. Every `checkpoint_every` steps (0: never) a
     job's state is kept at `checkpoint_url`, any that fsspec knows (a folder beside the results, if none is given).
+
+    Clients of a priority share the replicas by `client_weights`; who isn't named there (by the first 16 hex digits of
+    its API key's SHA-256, or as `anonymous`) has 1. A job fails once it has waited for `queue_timeout_s`, or once an
+    attempt at it has taken `attempt_timeout_s`.
     """
 
     __pydantic_config__ = _STRICT
@@ -118,6 +123,9 @@ class ServiceConfig:
     checkpoint_every: Annotated[int, Field(ge=0)] = 10
     checkpoint_url: str = ""
     max_attempts: Count = 3
+    client_weights: dict[str, Weight] = field(default_factory=dict)
+    queue_timeout_s: Seconds = 86_400.0
+    attempt_timeout_s: Seconds | None = None
     result_ttl_s: Seconds = 86_400.0
 
     @property

@@ -12,6 +12,8 @@ WarpCacheError
 ├── Unavailable                     503  retryable
 ├── Cancelled                       499
 ├── DeadlineExceeded                504  not ready when the request wanted it
+├── QueueTimeout                    504  retryable: no replica took it in time
+├── AttemptTimeout                  504  an attempt took longer than the service allows
 ├── WorkerLost                      500  retryable: a rank died
 └── GenerationFailed                500  the model raised
     └── OutOfMemory                 500  the request is too large for the device
@@ -23,19 +25,23 @@ from typing import Any, ClassVar
 
 
 class WarpCacheError(Exception):
-    """Base of the tree. `param` names the offending field, dotted, where there is one."""
+    """Base of the tree. `param` names the offending field, dotted, where there is one; `retry_after_s` says when to try
+    again, where that is known."""
 
     code: ClassVar[str] = "internal_error"
     status: ClassVar[int] = 500
     retryable: ClassVar[bool] = False
 
-    def __init__(self, message: str, param: str | None = None) -> None:
+    def __init__(
+        self, message: str, param: str | None = None, retry_after_s: float | None = None
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.param = param
+        self.retry_after_s = retry_after_s
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.message, self.param)
+        return type(self), (self.message, self.param, self.retry_after_s)
 
     def to_dict(self) -> dict[str, Any]:
         """The error as job records and HTTP bodies carry it."""
@@ -112,6 +118,18 @@ class DeadlineExceeded(WarpCacheError):
     """The job wasn't done by the time that its request set."""
 
     code, status = "deadline_exceeded", 504
+
+
+class QueueTimeout(WarpCacheError):
+    """The job waited longer than the service lets it."""
+
+    code, status, retryable = "queue_timeout", 504, True
+
+
+class AttemptTimeout(WarpCacheError):
+    """An attempt took longer than the service lets it."""
+
+    code, status = "attempt_timeout", 504
 
 
 class WorkerLost(WarpCacheError):

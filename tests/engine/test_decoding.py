@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers import DiffusionPipeline
 
 from warpcache_ray.engine.engine import Engine
 from warpcache_ray.engine.events import Generation
+from warpcache_ray.engine.ranks import OneRank
 from warpcache_ray.errors import OutOfMemory
 from warpcache_ray.policy_spec import parse_policy
 
@@ -99,3 +101,28 @@ def test_one_rank_decodes(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> No
     result = engine.generate(_request(), EAGER, decode=False)
     assert result.latents_sha256 == clean.latents_sha256
     assert result.frames.size == 0
+
+
+class _Together(OneRank):
+    decode_together = True
+
+
+def test_ranks_that_decode_together_all_do(folders: dict[str, Path]) -> None:
+    """One that isn't to keep the frames decodes as well; without, the others would wait for it."""
+    engine = Engine(DiffusionPipeline.from_pretrained(folders["wan"]), _Together())
+    calls = []
+    decode = engine.pipeline.vae.decode
+    engine.pipeline.vae.decode = lambda *a, **k: calls.append(a) or decode(*a, **k)
+    result = engine.generate(_request(), EAGER, decode=False)
+    assert (len(calls), result.frames.size) == (1, 0)
+
+
+def test_ranks_that_decode_together_do_not_try_again(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In tiles, one alone would part from the others; the memory of one is the end for all."""
+    engine = Engine(DiffusionPipeline.from_pretrained(folders["wan"]), _Together())
+    calls = _fails_once(monkeypatch, engine.pipeline.vae, "_decode")
+    with pytest.raises(OutOfMemory, match="9 GiB"):
+        engine.generate(_request(), EAGER)
+    assert len(calls) == 1

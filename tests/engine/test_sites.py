@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DiffusionPipeline
+from diffusers.configuration_utils import FrozenDict
 from torch import Tensor
 
 from warpcache_ray import dit_cache_stats, enable_dit_cache
 from warpcache_ray.core.types import Site, Where
 from warpcache_ray.engine.install import Installation, find
+from warpcache_ray.engine.output import noisy_part
 from warpcache_ray.policy_spec import parse_policy
 
 Run = Callable[..., Tensor]
@@ -149,6 +151,23 @@ def test_trails_follow_each_step(pipe: Any, latents: Run, name: str) -> None:
     assert drifts[0] > 0
     assert stats.peak_cache_bytes > 0
     assert installation.store.nbytes == 0
+
+
+@pytest.mark.parametrize(
+    ("channels", "shape", "noisy"),
+    [
+        (12, (1, 12, 3, 2, 2), (1, 4, 3, 2, 2)),
+        (5, (1, 4, 3, 2, 2), (1, 4, 3, 2, 2)),
+        (4, (1, 6, 4, 2, 2), (1, 6, 4, 2, 2)),
+    ],
+    ids=["an image beside it", "a mask apart", "frames first"],
+)
+def test_what_is_denoised_is_as_large_as_the_output(
+    channels: int, shape: tuple[int, ...], noisy: tuple[int, ...]
+) -> None:
+    """Of the latents only what was concatenated to them is left out: not frames, where those stand first."""
+    config = FrozenDict(in_channels=channels, out_channels=4)
+    assert noisy_part(config, torch.zeros(shape)).shape == noisy
 
 
 def test_the_second_branch_follows(wan: Any, latents: Run) -> None:

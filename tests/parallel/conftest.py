@@ -9,7 +9,10 @@ from typing import Any
 
 import pytest
 from diffusers import DiffusionPipeline
-from groups import Group, generate, quiet
+from groups import Group
+from runs import generate, quiet
+
+from warpcache_ray.engine.engine import Engine
 
 
 @pytest.fixture(scope="session")
@@ -27,14 +30,15 @@ def pipe_of(folders: dict[str, Path]) -> Callable[[str], Any]:
 
 
 @pytest.fixture(scope="session")
-def alone(pipe_of: Callable[[str], Any]) -> Callable[..., dict[str, Any]]:
+def alone(folders: dict[str, Path]) -> Callable[..., dict[str, Any]]:
     """`alone(model, **arguments)`: the same run on one rank, made once."""
     made: dict[str, dict[str, Any]] = {}
+    engine_of = cache(lambda model: Engine.load(folders[model]))
 
     def run(model: str, **arguments: Any) -> dict[str, Any]:
         key = f"{model} {arguments}"
         if key not in made:
-            made[key] = generate(pipe_of(model), **arguments)
+            made[key] = generate(engine_of(model), **arguments)
         return made[key]
 
     return run

@@ -11,22 +11,24 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from multiprocessing.connection import Client, Connection, Listener, wait
 from typing import Any
 
-LAYOUTS = {
+from faults import exhaust, local_attention, rows_apart
+from runs import CALL, Overheard, forward, generate, quiet, run
+
+LAYOUTS: dict[str, Any] = {
     "ulysses": (2, 1, 1),
     "ring": (1, 2, 1),
     "cfg": (1, 1, 2),
     "ulysses × ring": (2, 2, 1),
     "ulysses × cfg": (2, 1, 2),
     "ring × cfg": (1, 2, 2),
+    "ulysses, vae": (2, 1, 1, True),
+    "cfg, vae": (1, 1, 2, True),
+    "ulysses × cfg, vae": (2, 1, 2, True),
 }
-CALL = {"height": 32, "width": 32, "num_frames": 9, "num_inference_steps": 8}
-NEAR = 1e-5
-"""Drifts this close to their threshold may fall on either side of it."""
 _KEY = b"ranks"
 
 
@@ -109,7 +111,8 @@ class Rank:
         self.rank = rank
         self.store: Any = None
         self.member: Any = None
-        self.pipes: dict[str, Any] = {}
+        self.ranks: Any = None
+        self.engines: dict[str, Any] = {}
 
     def listen(self) -> int:
         """Rank 0 opens a store; its port."""
@@ -128,16 +131,23 @@ class Rank:
         if self.rank:
             self.store = connect("127.0.0.1", port)
         self.member = join(Layout(*LAYOUTS[layout]), self.rank, self.store)
-        self.pipes.clear()
+        self.ranks = Overheard(self.member.ranks)
+        self.engines.clear()
 
-    def generate(self, folder: str, local: bool = False, **arguments: Any) -> dict[str, Any]:
-        """A run of a model that this layout shares; `local` keeps attention within each shard."""
-        if folder not in self.pipes:
-            self.pipes[folder] = quiet(self.member.load(folder))
-        ranks = Overheard(self.member.ranks)
-        with _local_attention() if local else nullcontext():
-            made = generate(self.pipes[folder], ranks, **arguments)
-        return {**made, "said": ranks.said}
+    def generate(
+        self,
+        folder: str,
+        local: bool = False,
+        words: dict[int, int] | None = None,
+        **arguments: Any,
+    ) -> dict[str, Any]:
+        """A run of a model that this layout shares; `local` keeps attention within each shard. Only rank 0 is told the
+        words."""
+        self.ranks.said = []
+        told = words if self.rank == 0 else None
+        with local_attention() if local else nullcontext():
+            made = generate(self._engine(folder), words=told, **arguments)
+        return {**made, "said": self.ranks.said}
 
     def forward(self, folder: str, **inputs: Any) -> Any:
         """One call of a Cosmos model that this layout shares."""
@@ -153,26 +163,49 @@ class Rank:
             return type(error).__name__, error.message
         raise AssertionError("it was shared")
 
-    def cancelled(self, folder: str, at: int) -> tuple[str, int]:
-        """The error of a run that rank 0 alone is told to cancel, and how many steps it began."""
+    def decode(self, folder: str, latents: Any, apart: bool = False) -> tuple[Any, float]:
+        """What this layout's VAE makes of latents, and its seconds; `apart` without the rows beyond each rank's."""
+        import torch
+
+        vae = self._engine(folder).pipeline.vae
+        began = time.perf_counter()
+        with torch.no_grad(), rows_apart() if apart else nullcontext():
+            video = vae.decode(torch.from_numpy(latents), return_dict=False)[0]
+        return video.numpy(), time.perf_counter() - began
+
+    def video(self, folder: str, exhausted: tuple[int, ...] = ()) -> tuple[Any, str]:
+        """The engine's frames and its latents' fingerprint; the decoders of some ranks run out of memory once."""
+        engine = self._engine(folder)
+        if self.rank in exhausted:
+            exhaust(engine.pipeline.vae)
+        return self._video(engine)
+
+    def video_after_oom(self, folder: str) -> tuple[Any, str]:
+        """What an engine makes after a video for which the memory of no rank sufficed."""
+        from warpcache_ray.errors import OutOfMemory
+
+        engine = self._engine(folder)
+        exhaust(engine.pipeline.vae)
+        try:
+            self._video(engine)
+        except OutOfMemory:
+            return self._video(engine)
+        raise AssertionError("it sufficed")
+
+    def _engine(self, folder: str) -> Any:
         from warpcache_ray.engine.engine import Engine
-        from warpcache_ray.engine.events import Control, Generation
-        from warpcache_ray.errors import Cancelled
+
+        if folder not in self.engines:
+            self.engines[folder] = Engine(self.member.load(folder), self.ranks)
+        return self.engines[folder]
+
+    def _video(self, engine: Any) -> tuple[Any, str]:
+        from warpcache_ray.engine.events import Generation
         from warpcache_ray.policy_spec import parse_policy
 
-        begun = []
-
-        def on_step(event: Any) -> Control:
-            begun.append(event.index)
-            told = event.index == at and self.rank == 0
-            return Control(cancel=told)
-
-        engine = Engine(self.member.load(folder), self.member.ranks)
-        try:
-            engine.generate(Generation("a cat", 0, **CALL), parse_policy("first_block"), on_step)
-        except Cancelled as error:
-            return str(error), len(begun)
-        raise AssertionError("it wasn't cancelled")
+        asked = Generation("a cat", 0, **CALL)
+        result = engine.generate(asked, parse_policy("never"), decode=self.rank == 0)
+        return result.frames, result.latents_sha256
 
     def fingerprint(self, folder: str) -> str:
         """The model's, as this layout loads it."""
@@ -191,143 +224,6 @@ class Rank:
     def agree(self, word: int) -> int:
         """Rank 0's word."""
         return int(self.member.ranks.broadcast(word + self.rank))
-
-
-def quiet(pipe: Any) -> Any:
-    """The pipeline without a progress bar."""
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
-def run(pipe: Any, seed: int = 0, **changes: Any) -> Any:
-    """The final latents of a run."""
-    import torch
-
-    given = {"prompt": "a cat runs", "max_sequence_length": 16, "output_type": "latent"}
-    generator = torch.Generator().manual_seed(seed)
-    return pipe(generator=generator, **{**CALL, **given, **changes}).frames
-
-
-def generate(
-    pipe: Any, ranks: Any = None, spec: Any = "never", budget: int | None = None, **changes: Any
-) -> dict[str, Any]:
-    """A run under a policy: the final latents, what each denoiser call gave, and the decisions in order."""
-    from warpcache_ray.engine.install import Installation
-    from warpcache_ray.engine.session import SessionStore
-    from warpcache_ray.policy_spec import parse_policy
-
-    store = SessionStore() if budget is None else SessionStore(budget)
-    installation = Installation(pipe, parse_policy("never"), ranks, store)
-    try:
-        with outputs_of(pipe) as outputs, installation.session(parse_policy(spec)) as session:
-            final = run(pipe, **changes)
-    finally:
-        installation.remove()
-    return {
-        "latents": final.numpy(),
-        "outputs": [output.numpy() for output in outputs],
-        "decisions": [_row(record) for record in session.stats.records],
-        "evictions": session.stats.evictions,
-        "peak": session.stats.peak_cache_bytes,
-    }
-
-
-def forward(transformer: Any, batch: int, side: int, kind: str) -> Any:
-    """A Cosmos transformer's output for a batch of latents of side × side, called as pipelines of that kind do."""
-    import torch
-
-    torch.manual_seed(1)
-    inputs: dict[str, Any] = {
-        "hidden_states": torch.randn(batch, 4, 3, side, side),
-        "encoder_hidden_states": torch.randn(batch, 7, 16),
-        "timestep": torch.rand(batch),
-    }
-    if kind == "2.5":
-        inputs["timestep"] = torch.rand(batch, 1, 3, 1, 1)
-        inputs["condition_mask"] = torch.rand(batch, 1, 3, side, side)
-        images = torch.randn(batch, 5, 12)
-        inputs["encoder_hidden_states"] = inputs["encoder_hidden_states"], images
-    else:
-        inputs["fps"] = 8
-        inputs["attention_mask"] = torch.arange(7) < torch.tensor([[7], [4]])[:batch]
-    with torch.no_grad():
-        return transformer(**inputs, return_dict=False)[0].numpy()
-
-
-@contextmanager
-def outputs_of(pipe: Any) -> Iterator[list[Any]]:
-    """Fills with what each denoiser call gives."""
-    given: list[Any] = []
-    inner = pipe.transformer.forward
-
-    def forward(*args: Any, **kwargs: Any) -> Any:
-        out = inner(*args, **kwargs)
-        given.append(out[0])
-        return out
-
-    pipe.transformer.forward = forward
-    try:
-        yield given
-    finally:
-        pipe.transformer.forward = inner
-
-
-class Overheard:
-    """Ranks that note what this one says of its own tokens."""
-
-    def __init__(self, ranks: Any) -> None:
-        self.ranks = ranks
-        self.said: list[list[list[float]]] = []
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.ranks, name)
-
-    def gather(self, values: Any) -> Any:
-        """Everyone's values."""
-        self.said.append(values.tolist())
-        return self.ranks.gather(values)
-
-
-def same_decisions(one: dict[str, Any], two: dict[str, Any]) -> int:
-    """Both runs decided alike, place by place, up to a drift too near its threshold; how many there were (0 or 1)."""
-    for mine, theirs in zip(one["decisions"], two["decisions"], strict=True):
-        assert mine["where"] == theirs["where"]
-        if mine["what"] != theirs["what"]:
-            assert mine["drift"] is not None, (mine, theirs)
-            assert abs(mine["drift"] - mine["threshold"]) <= NEAR, (mine, theirs)
-            # From here on the two runs are on different paths.
-            return 1
-        if mine["drift"] is not None:
-            assert abs(mine["drift"] - theirs["drift"]) <= NEAR + 1e-3 * mine["drift"]
-    return 0
-
-
-def _row(record: Any) -> dict[str, Any]:
-    decision = record.decision
-    return {
-        "where": (record.step, record.branch, record.layer),
-        "what": (
-            decision.action.value,
-            decision.reason,
-            tuple(o.value for o in decision.operators),
-        ),
-        "drift": decision.drift,
-        "threshold": decision.threshold,
-    }
-
-
-@contextmanager
-def _local_attention() -> Iterator[None]:
-    """Each rank's queries see the keys of its own shard alone."""
-    import xfuser.model_executor.layers.usp as usp
-
-    names = ("get_sequence_parallel_world_size", "get_ulysses_parallel_world_size")
-    kept = {name: getattr(usp, name) for name in names}
-    vars(usp).update(dict.fromkeys(names, lambda: 1))
-    try:
-        yield
-    finally:
-        vars(usp).update(kept)
 
 
 def serve(address: str, rank: int) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 from diffusers import CosmosTransformer3DModel
-from groups import Group, forward
+from groups import Group
+from runs import forward
 from torch import nn
 
 VARIANTS: dict[str, dict[str, Any]] = {

@@ -1,5 +1,3 @@
-import dataclasses
-
 import pytest
 
 from warpcache_ray.parallel.layout import Layout
@@ -12,8 +10,15 @@ def test_ranks_are_the_product_of_the_degrees(degrees, ranks):
 
 
 @pytest.mark.parametrize("degree", [0, -2])
-@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(Layout)])
+@pytest.mark.parametrize("name", ["ulysses", "ring", "cfg"])
 def test_degrees_are_at_least_one(name, degree):
     """The refusal names degree and value."""
     with pytest.raises(ValueError, match=f"{name}: {degree} is not allowed; it must be 1 or more"):
         Layout(**{name: degree})
+
+
+def test_one_rank_has_none_to_decode_with():
+    """Asked for, it is refused rather than left undone."""
+    with pytest.raises(ValueError, match="vae: one rank decodes alone; ulysses, ring or cfg"):
+        Layout(vae=True)
+    assert Layout(cfg=2, vae=True).world_size == 2

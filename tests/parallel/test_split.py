@@ -40,3 +40,11 @@ def test_padding_makes_any_size_fit_but_the_smallest():
 def test_one_rank_takes_all():
     """Nothing to share."""
     Split(1, 16, 4).check(16, 16, 1)
+
+
+def test_rows_for_every_decoder():
+    """Ranks that decode together refuse a video with fewer rows of latents than there are ranks."""
+    split = Split(1, 16, 4, height=64)
+    split.check(64, 16, 1)
+    with pytest.raises(InvalidRequest, match=r"height = 48: .*\(parallel\.vae\); it must be 64 or"):
+        split.check(48, 16, 1)

@@ -17,9 +17,10 @@ from warpcache_ray.parallel.support import check_layout
 WAN = {"num_attention_heads": 12}
 
 
-def _folder(path: Path, kind: str, **config: Any) -> Path:
+def _folder(path: Path, kind: str, vae: str = "AutoencoderKLWan", **config: Any) -> Path:
     (path / "transformer").mkdir()
-    (path / "model_index.json").write_text(json.dumps({"transformer": ["diffusers", kind]}))
+    index = {"transformer": ["diffusers", kind], "vae": ["diffusers", vae]}
+    (path / "model_index.json").write_text(json.dumps(index))
     (path / "transformer" / "config.json").write_text(json.dumps(config))
     return path
 
@@ -46,6 +47,13 @@ def _folder(path: Path, kind: str, **config: Any) -> Path:
             "parallel",
             "knows no controlnet_block_every_n 7.*must be 1",
         ),
+        (
+            "Cosmos",
+            {**WAN, "vae": "AutoencoderKLCosmos"},
+            Layout(ring=2, vae=True),
+            "parallel.vae",
+            "= True: DistVAE knows no AutoencoderKLCosmos, only: .*; it must be false",
+        ),
         ("CogVideoX", WAN, Layout(ring=2), "parallel", "can't share a CogVideoXTr.*only: Wan.*Cos"),
     ],
 )
@@ -59,7 +67,9 @@ def test_what_cannot_be_shared_is_refused(
     assert caught.value.param == field
 
 
-@pytest.mark.parametrize("layout", [Layout(12), Layout(4, 3), Layout(ring=5), Layout(6, 1, 2)])
+@pytest.mark.parametrize(
+    "layout", [Layout(12), Layout(4, 3), Layout(ring=5), Layout(6, 1, 2, vae=True)]
+)
 def test_what_can_be_shared_passes(tmp_path: Path, layout: Layout) -> None:
     """Ring takes any number of ranks."""
     check_layout(layout, _folder(tmp_path, "WanTransformer3DModel", **WAN))

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DiffusionPipeline
-from groups import Group, quiet, run
+from groups import Group
+from runs import quiet, run
 
 import warpcache_ray.toyworld
 

@@ -6,13 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from diffusers import WanImageToVideoPipeline
-from groups import Group, generate, outputs_of, quiet, run, same_decisions
+from groups import Group
 from PIL import Image
+from runs import generate, outputs_of, quiet, run, same_decisions, same_on_both
 
 from warpcache_ray.core.policies import POLICIES
+from warpcache_ray.engine.engine import Engine
+from warpcache_ray.engine.events import Control
 
 Alone = Callable[..., dict[str, Any]]
 Folders = dict[str, Path]
@@ -56,12 +58,6 @@ def _spec(name: str) -> dict[str, Any]:
     return {"name": name.split(",")[0], **SPECS[name]}
 
 
-def _same_on_both(first: dict[str, Any], second: dict[str, Any]) -> None:
-    assert first["decisions"] == second["decisions"]
-    assert first["evictions"] == second["evictions"]
-    np.testing.assert_array_equal(first["latents"], second["latents"])
-
-
 def _furthest(one: list[Any], two: list[Any]) -> float:
     return max(float(abs(a - b).max()) for a, b in zip(one, two, strict=True))
 
@@ -83,7 +79,7 @@ def test_forwards_are_those_of_plain_diffusers(
     for rank in ranks:
         assert _furthest([o.numpy() for o in outputs], rank["outputs"]) <= 1e-5
         assert abs(final - rank["latents"]).max() <= 1e-4
-    _same_on_both(*ranks)
+    same_on_both(*ranks)
 
 
 @pytest.mark.parametrize("layout", ["ulysses", "ring"])
@@ -109,7 +105,7 @@ def test_two_ranks_decide_as_one(
     """Step by step and branch by branch; how often a drift was too near its threshold to tell is reported."""
     one = alone(model, spec=_spec(name))
     ranks = pair.run(layout, "generate", folder=str(folders[model]), spec=_spec(name))
-    _same_on_both(*ranks)
+    same_on_both(*ranks)
     near = same_decisions(one, ranks[0])
     record_property("drifts at their threshold", near)
     if not near:
@@ -126,7 +122,7 @@ def test_padding_counts_for_nothing(
     """27 tokens on two ranks: outputs and decisions are those of one rank."""
     one = alone(model, spec=_spec(name), **ODD)
     ranks = pair.run("ulysses", "generate", folder=str(folders[model]), spec=_spec(name), **ODD)
-    _same_on_both(*ranks)
+    same_on_both(*ranks)
     if not same_decisions(one, ranks[0]):
         assert _furthest(one["outputs"], ranks[0]["outputs"]) <= 1e-4
 
@@ -153,7 +149,7 @@ def test_where_each_rank_alone_would_part_they_agree(
     threshold = _between(pair, folders, layout)
     spec = {"name": "first_block", "threshold": threshold}
     ranks = pair.run(layout, "generate", folder=str(folders["wan"]), spec=spec)
-    _same_on_both(*ranks)
+    same_on_both(*ranks)
     assert same_decisions(alone("wan", spec=spec), ranks[0]) == 0
 
 
@@ -175,7 +171,7 @@ def test_texts_of_any_length_are_joined(
     case = {"spec": _spec("first_block, deeper"), "max_sequence_length": tokens}
     one = alone("hunyuan", **case)
     ranks = pair.run(layout, "generate", folder=str(folders["hunyuan"]), **case)
-    _same_on_both(*ranks)
+    same_on_both(*ranks)
     assert same_decisions(one, ranks[0]) == 0
     assert _furthest(one["outputs"], ranks[0]["outputs"]) <= 1e-5
 
@@ -195,10 +191,11 @@ def test_two_experts_and_images_go_too(
     ):
         folder = tmp_path / type(pipe).__name__
         pipe.save_pretrained(folder)
+        engine = Engine(pipe)
         for name in ("first_block", "auto"):
-            one = generate(pipe, spec=_spec(name), **changes)
+            one = generate(engine, spec=_spec(name), **changes)
             ranks = pair.run(layout, "generate", folder=str(folder), spec=_spec(name), **changes)
-            _same_on_both(*ranks)
+            same_on_both(*ranks)
             assert same_decisions(one, ranks[0]) == 0
             assert abs(one["latents"] - ranks[0]["latents"]).max() <= 1e-4
 
@@ -225,15 +222,15 @@ def test_others_deadlock_there(folders: Folders) -> None:
 @pytest.mark.parametrize(
     ("layout", "model"), [("ulysses", "wan"), ("ulysses", "hunyuan"), ("cfg", "wan")]
 )
-def test_evictions_are_the_same_on_both(
+def test_evictions_are_thesame_on_both(
     pair: Group, folders: Folders, layout: str, model: str, name: str
 ) -> None:
     """With a budget for half of what a run keeps, ranks lose the same states at the same steps."""
     case = {"folder": str(folders[model]), "spec": _spec(name)}
     budget = min(rank["peak"] for rank in pair.run(layout, "generate", **case)) // 2
     ranks = pair.run(layout, "generate", budget=budget, **case)
-    _same_on_both(*ranks)
-    assert ranks[0]["evictions"] > 0
+    same_on_both(*ranks)
+    assert "budget" in {why for _, why in ranks[0]["losses"]}
 
 
 def test_unguided_runs_have_nothing_to_share_by_cfg(
@@ -242,7 +239,7 @@ def test_unguided_runs_have_nothing_to_share_by_cfg(
     """Without guidance both halves compute the one branch."""
     spec, free = _spec("first_block"), {"guidance_scale": 1.0}
     ranks = pair.run("cfg", "generate", folder=str(folders["wan"]), spec=spec, **free)
-    _same_on_both(*ranks)
+    same_on_both(*ranks)
     assert same_decisions(alone("wan", spec=spec, **free), ranks[0]) == 0
     assert {row["where"][1] for row in ranks[0]["decisions"]} == {"cond"}
 
@@ -250,9 +247,11 @@ def test_unguided_runs_have_nothing_to_share_by_cfg(
 @pytest.mark.parametrize("layout", ["ulysses", "cfg"])
 def test_a_cancel_ends_both_at_one_step(pair: Group, folders: Folders, layout: str) -> None:
     """Rank 0 alone is told; the next run is as any."""
-    ranks = pair.run(layout, "cancelled", folder=str(folders["wan"]), at=3)
-    assert ranks == [("cancelled after step 4 of 8", 4)] * 2
-    pair.run(layout, "generate", folder=str(folders["wan"]), num_inference_steps=1)
+    folder, words = str(folders["wan"]), {4: Control(cancel=True).word}
+    ranks = pair.run(layout, "generate", folder=folder, spec=_spec("first_block"), words=words)
+    same_on_both(*ranks)
+    assert ranks[0]["end"] == "cancelled after step 4 of 8"
+    assert pair.run(layout, "generate", folder=folder, num_inference_steps=1)[1]["end"] == ""
 
 
 def test_the_word_is_rank_0s(pair: Group) -> None:
@@ -289,7 +288,7 @@ def test_four_ranks_make_what_one_makes(folders: Folders, alone: Alone) -> None:
                 folder = str(folders[model])
                 ranks = group.run(layout, "generate", folder=folder, spec=_spec(name), **sizes)
                 for rank in ranks[1:]:
-                    _same_on_both(ranks[0], rank)
+                    same_on_both(ranks[0], rank)
                 if not same_decisions(one, ranks[0]):
                     assert _furthest(one["outputs"], ranks[0]["outputs"]) <= 1e-4
     finally:

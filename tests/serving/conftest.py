@@ -7,13 +7,18 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
 import yaml
 
 from warpcache_ray.store.server import EmbeddedServer
+
+if TYPE_CHECKING:
+    from warpcache_ray.config import ServiceConfig
+    from warpcache_ray.serving.coordinator import Coordinator
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -46,7 +51,7 @@ def ray_port() -> Iterator[int]:
     from ray import serve
 
     port = _free_port()
-    ray.init(address="local", num_cpus=6, include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=10, include_dashboard=False, log_to_driver=False)
     serve.start(proxy_location="HeadOnly", http_options={"host": "127.0.0.1", "port": port})
     yield port
     serve.shutdown()
@@ -134,3 +139,26 @@ def store_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedS
     server.start()
     yield server
     server.stop()
+
+
+class Actor:
+    """Gives a coordinator's methods the calling convention of a Ray handle."""
+
+    def __init__(self, coordinator: Coordinator) -> None:
+        self._coordinator = coordinator
+
+    def __getattr__(self, name: str) -> Any:
+        return SimpleNamespace(remote=getattr(self._coordinator, name))
+
+
+@pytest.fixture
+def connect() -> Callable[[ServiceConfig, Coordinator], httpx.AsyncClient]:
+    """A client of the routes over a coordinator, all in this process."""
+    from warpcache_ray.serving.ingress import build_api
+
+    def run(config: ServiceConfig, coordinator: Coordinator) -> httpx.AsyncClient:
+        api = build_api(config, Actor(coordinator))
+        transport = httpx.ASGITransport(api, raise_app_exceptions=False)
+        return httpx.AsyncClient(transport=transport, base_url="http://test")
+
+    return run

@@ -4,9 +4,8 @@ import asyncio
 import base64
 import json
 import uuid
+from collections import deque
 from collections.abc import AsyncIterator
-from types import SimpleNamespace
-from typing import Any
 
 import httpx
 import numpy as np
@@ -15,8 +14,8 @@ import pytest
 from warpcache_ray.config import Defaults, Limits, ModelConfig, ServiceConfig
 from warpcache_ray.core.policies import POLICIES
 from warpcache_ray.errors import GenerationFailed
+from warpcache_ray.serving.admission import Rates
 from warpcache_ray.serving.coordinator import Coordinator
-from warpcache_ray.serving.ingress import build_api
 from warpcache_ray.serving.schemas import GenerateRequest
 from warpcache_ray.store.server import EmbeddedServer
 from warpcache_ray.video import read_video, write_video
@@ -30,14 +29,8 @@ TOTALS |= {"cache_bytes": 8, "summary": {"hit_rate": 0.75}, "drifts": [0.1]}
 TOTALS |= {"peak_memory_bytes": 9, "checkpoint_step": None, "epoch": 0}
 
 
-class Actor:
-    """Gives a coordinator's methods the calling convention of a Ray handle."""
-
-    def __init__(self, coordinator: Coordinator) -> None:
-        self._coordinator = coordinator
-
-    def __getattr__(self, name: str) -> Any:
-        return SimpleNamespace(remote=getattr(self._coordinator, name))
+K1, K2 = "6ab9f1eb8f7d3388", "015f7e6bc5aeaf48"
+"""`printf k1 | sha256sum | cut -c -16`"""
 
 
 @pytest.fixture
@@ -46,10 +39,9 @@ def hub(store_server: EmbeddedServer) -> Coordinator:
 
 
 @pytest.fixture
-async def lonely(hub) -> AsyncIterator[httpx.AsyncClient]:
+async def lonely(hub, connect) -> AsyncIterator[httpx.AsyncClient]:
     """A client of a service without replicas."""
-    transport = httpx.ASGITransport(build_api(CONFIG, Actor(hub)), raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+    async with connect(CONFIG, hub) as client:
         yield client
 
 
@@ -92,6 +84,7 @@ async def replica(hub, tmp_path) -> AsyncIterator[asyncio.Task[None]]:
         ({"policy": {"name": []}}, "policy", ["[]", *POLICIES]),
         ({"policy": {"name": "interval", "n": 2}}, "policy.n", ["'n'", "every", "max_skips"]),
         ({"policy": {"name": "interval", "every": 0}}, "policy.every", ["0", "1 or more"]),
+        ({"priority": "urgent"}, "priority", ["'urgent'", "low", "normal", "high"]),
         ({"quality": "best"}, "quality", ["'best'", "exact", "high", "balanced", "fast"]),
         ({"heigth": 64}, "heigth", ["64", *GenerateRequest.model_fields]),
         ({"prompt": ""}, "prompt", ["''", "at least 1"]),
@@ -168,10 +161,41 @@ async def test_the_id_comes_at_once(client):
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "job_not_ready")
 
 
-async def test_a_full_queue(client):
-    """429 once as many jobs wait as may."""
-    answers = [await client.post("/generate", json={"prompt": "a"}) for _ in range(4)]
+@pytest.mark.parametrize(("rate", "seconds"), [(None, "2"), (1e-5, "1"), (2e-3, "41")])
+async def test_a_full_queue(rate, seconds, client, hub):
+    """429 once as many jobs wait as may; it says when the running one will have made room, if that is known: at least
+    after a second, rounded up."""
+    if rate is not None:
+        hub.rates = Rates({"never": deque([rate])})
+    body = {"prompt": "a", "policy": "never"}
+    await client.post("/generate", json=body)
+    await hub.claim("replica_1", INFO, 1.0)
+    answers = [await client.post("/generate", json=body) for _ in range(4)]
     assert [a.status_code for a in answers] == [200, 200, 200, 429]
+    assert answers[3].headers["retry-after"] == seconds
+
+
+async def test_clients_are_told_apart_by_their_keys(client, hub):
+    """A key's job goes before another key's second one; neither key nor client is in a record."""
+    body = {"prompt": "a"}
+    jobs = []
+    for headers in ({"x-api-key": "k1"}, {"x-api-key": "k1"}, {"x-api-key": "k2"}, {}):
+        answer = await client.post("/generate", json=body, headers=headers)
+        assert ("k1" in answer.text, answer.status_code) == (False, 200 if len(jobs) < 3 else 429)
+        jobs.append(answer.json())
+    assert "client" not in jobs[0]
+    assert {job.client for job in await hub._jobs()} == {K1, K2}
+    positions = [(await client.get(f"/jobs/{j['id']}")).json()["queue_position"] for j in jobs[:3]]
+    assert positions == [1, 3, 2]
+
+
+async def test_a_job_of_high_priority_goes_first(client, hub):
+    """Its record says so at once."""
+    for priority, position in (("low", 1), ("normal", 1), ("high", 1)):
+        answer = await client.post("/generate", json={"prompt": "a", "priority": priority})
+        record = answer.json()
+        assert (record["request"]["priority"], record["queue_position"]) == (priority, position)
+    assert (await hub.claim("replica_1", INFO, 1.0))["job_id"] == record["id"]
 
 
 async def test_wait_answers_with_the_end(client, replica):

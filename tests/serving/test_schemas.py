@@ -30,6 +30,7 @@ LIMITS = Limits(height=128, width=64, num_frames=33, num_inference_steps=10)
         ("seed", 2**63),
         ("fps", 0),
         ("policy", 3),
+        ("priority", "urgent"),
         ("quality", "best"),
         ("output_format", "avi"),
         ("response_format", "b64"),
@@ -61,6 +62,7 @@ def test_given_fields_go_before_defaults():
         "fps": 8,
         "guidance_scale": 4.0,
         "seed": 7,
+        "priority": "normal",
         "output_format": "mp4",
     }
 

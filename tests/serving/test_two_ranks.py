@@ -18,7 +18,7 @@ import pytest
 from warpcache_ray.engine.engine import Engine
 from warpcache_ray.engine.events import Generation
 from warpcache_ray.policy_spec import parse_policy
-from warpcache_ray.video import read_video
+from warpcache_ray.video import read_video, write_video
 
 pytestmark = pytest.mark.slow
 
@@ -101,6 +101,25 @@ def test_hunyuan_is_shared_too(
     path = tmp_path / "video.mp4"
     path.write_bytes(client.get(f"/jobs/{record['id']}/video").raise_for_status().content)
     assert read_video(path).shape == (9, 32, 32, 3)
+
+
+def test_both_may_decode(
+    deploy: Callable[..., httpx.Client], folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """Each its rows; the first rank writes the one video that a single engine makes, but for the codec."""
+    client = deploy("cosmos", "wan", parallel={"ulysses": 2, "vae": True})
+    asked = {"prompt": "a cat", "seed": 3, "policy": "never", "wait": True}
+    for _ in range(2):
+        record = client.post("/generate", json=asked).raise_for_status().json()
+        assert record["status"] == "succeeded"
+    path = tmp_path / "video.mp4"
+    path.write_bytes(client.get(f"/jobs/{record['id']}/video").raise_for_status().content)
+    alone = Engine.load(folders["wan"]).generate(
+        Generation("a cat", 3, **SIZE), parse_policy("never")
+    )
+    write_video(tmp_path / "alone.mp4", alone.frames, 8, "mp4")
+    off = read_video(path).astype(int) - read_video(tmp_path / "alone.mp4")
+    assert abs(off).max() <= 2
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def test_what_is_explicit_goes_first():
 def test_four_states(status):
     """Every state of a job is one that the protocol has, and nothing is finished before it is completed."""
     request = {"prompt": "a", "fps": 8, "seed": 1}
-    job = Job("job_1", request, {"name": "never"}, 5.5, status, step=4, total_steps=4)
+    job = Job("job_1", request, {"name": "never"}, 5.5, status=status, step=4, total_steps=4)
     video = videos_schema.video(job.to_dict(), ServiceConfig(MODEL), "http://test/")
     assert video["status"] == STATUSES[status]
     assert video["status"] in {"queued", "in_progress", "completed", "failed"}

@@ -8,7 +8,6 @@ from typing import Any
 from torch import Tensor
 
 from warpcache_ray.core.types import Course, Step
-from warpcache_ray.engine.checkpoint import Resumption
 from warpcache_ray.engine.solver import output_weights
 from warpcache_ray.models import adapter_for
 from warpcache_ray.models.seam import Announcement
@@ -24,8 +23,6 @@ class StepClock:
 
     pipeline: Any | None = None
     runs: int = 0
-    resumption: Resumption | None = None
-    """Set while a run makes the rest of a schedule that an earlier one began."""
     _timesteps: Any = None
     _solver: Any = None
     _course: Course | None = None
@@ -45,24 +42,19 @@ class StepClock:
         return replace(step, course=replace(step.course, guidance=scale))
 
     def _scheduled(self, said: Announcement, scheduler: Any) -> Step:
-        whole, start = scheduler, 0
-        if self.resumption is not None:
-            self.resumption.begin(scheduler)
-            whole, start = self.resumption.whole, self.resumption.step
         # Every pipeline call sets its timesteps anew, so another tensor is another run.
         if self._timesteps is not scheduler.timesteps:
             self._timesteps = scheduler.timesteps
-            self._course = self._read_course(whole)
+            self._course = self._read_course(scheduler)
             self._index = -1
             self.runs += 1
-        # Pipelines count the steps that they make, schedulers those of the whole schedule.
-        index = (scheduler.step_index or 0) if said.step_index is None else said.step_index + start
+        index = (scheduler.step_index or 0) if said.step_index is None else said.step_index
         sigma = said.sigma
-        if self._course is not None and (sigma is None or start):
+        if sigma is None and self._course is not None:
             # Not from the scheduler's tensor: on a GPU each reading would wait for all that is queued there.
             sigma = self._course.sigmas[index]
-        total = said.total + start if said.total else len(scheduler.timesteps)
-        # A run that by itself takes up the schedule in its middle counts its steps from there.
+        total = said.total or len(scheduler.timesteps)
+        # A run that takes up the schedule in its middle counts its steps from there.
         course = self._course if total == len(scheduler.timesteps) else None
         return Step(index, total, sigma, said.branch or self._unannounced(index), course)
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from warpcache_ray.core.policy import Policy
-from warpcache_ray.engine.checkpoint import Checkpoint, resumed
+from warpcache_ray.engine.checkpoint import Checkpoint
 from warpcache_ray.engine.decoding import Decoding, free_memory, tiled_if_too_large
 from warpcache_ray.engine.events import Generation, Result, Timings
 from warpcache_ray.engine.install import Installation
@@ -91,7 +91,8 @@ class Engine:
     ) -> Result:
         """Runs the unmodified pipeline under `policy`; `on_step` hears of each step and may cancel, or raise the
         `epoch` that the run's states belong to. By `request` the store can be told to forget them. From a `checkpoint`
-        of the same generation only the steps after it are made. Of several ranks one has to `decode`.
+        of the same generation only the steps after it are made. Of several ranks one has to `decode`; those that decode
+        together do, and only it keeps the frames.
 
         Raises:
             InvalidRequest: the pipeline refuses a value.
@@ -101,19 +102,18 @@ class Engine:
         """
         arguments = self._arguments(generation)
         generator = arguments["generator"]
-        if not decode:
+        together = self.ranks.decode_together
+        if not (decode or together):
             arguments["output_type"] = "latent"
         with ExitStack() as stack:
-            resumption = None
-            if checkpoint is not None:
-                resumption = stack.enter_context(resumed(self.pipeline, checkpoint))
-                arguments["latents"] = checkpoint.latents
-                generator.set_state(checkpoint.generator)
             start = checkpoint.step if checkpoint else 0
-            session = stack.enter_context(self.installation.session(policy, request, resumption))
-            run = Run(session, self.store, self.ranks, generator, on_step, start, epoch)
+            session = stack.enter_context(self.installation.session(policy, request, start))
+            run = Run(session, self.store, self.ranks, generator, on_step, checkpoint, epoch)
             arguments["callback_on_step_end"] = run.step_ended
-            decoding = stack.enter_context(tiled_if_too_large(self.pipeline.vae))
+            decoding = Decoding()
+            # One of several can't try again: the others wait for the rest of its first attempt.
+            if not together:
+                decoding = stack.enter_context(tiled_if_too_large(self.pipeline.vae))
             frames = self._run(run, arguments)
             return _result(run, frames if decode else None, decoding)
 
@@ -157,4 +157,4 @@ def _result(run: Run, frames: Any, decoding: Decoding) -> Result:
     shown = np.zeros((0, 0, 0, 3)) if frames is None else np.asarray(frames)
     pixels = (shown * 255).round().astype(np.uint8)
     stats = run.session.stats
-    return Result(pixels, run.latents, stats, timings, run.epoch, run.start, decoding.tiled)
+    return Result(pixels, run.latents, stats, timings, run.epoch, run.session.start, decoding.tiled)

@@ -18,7 +18,6 @@ from warpcache_ray.core.policy import Policy
 from warpcache_ray.core.types import Site, Where
 from warpcache_ray.engine.blocks import CachedBlocks
 from warpcache_ray.engine.call import Call
-from warpcache_ray.engine.checkpoint import Resumption
 from warpcache_ray.engine.clock import StepClock
 from warpcache_ray.engine.guided import Asked, SideBySide
 from warpcache_ray.engine.output import denoise, latent_grid, noisy_part, tupled
@@ -132,22 +131,21 @@ class Installation:
 
     @contextmanager
     def session(
-        self, policy: Policy, request: str | None = None, resumption: Resumption | None = None
+        self, policy: Policy, request: str | None = None, start: int = 0
     ) -> Iterator[Session]:
         """A session for the calls made within; its states are dropped at the end, however it ends. By `request` the
-        store can be told to forget them earlier. With a `resumption` the run starts in the middle of its schedule.
+        store can be told to forget them earlier. The calls of its first `start` steps, which an earlier run has made,
+        are answered with zeros.
 
         Raises:
             InvalidPolicy: see `check`.
         """
         self.check(policy)
-        session = Session(policy, request)
+        session = Session(policy, request, start)
         token = self._opened.set(session)
-        self._clock.resumption = resumption
         try:
             yield session
         finally:
-            self._clock.resumption = None
             self._opened.reset(token)
             self.last = session
             self.store.drop(session)
@@ -163,6 +161,8 @@ class Installation:
         """Makes a denoiser call, or what the policy puts in its place."""
         asked = self._asked(transformer, said, args, kwargs, proceed)
         session = asked.call.session
+        if asked.call.step.index < session.start:
+            return asked.wrap(torch.zeros_like(asked.latent))
         if session.first_call is None:
             if asked.latent.is_cuda:
                 torch.cuda.synchronize(asked.latent.device)

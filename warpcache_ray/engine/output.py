@@ -68,8 +68,8 @@ def tupled(residual: Tensor) -> tuple[Tensor]:
 
 def noisy_part(config: Any, latent: Tensor) -> Tensor:
     """The channels that are denoised; models with conditioning images concatenate those after them."""
-    channels = getattr(config, "out_channels", None) or latent.shape[1]
-    return latent[:, :channels] if latent.ndim == 5 else latent
+    concatenated = latent.ndim == 5 and latent.shape[1] == getattr(config, "in_channels", None)
+    return latent[:, : getattr(config, "out_channels", None)] if concatenated else latent
 
 
 def latent_grid(latent: Tensor) -> Grid:

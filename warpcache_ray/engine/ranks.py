@@ -43,6 +43,11 @@ class Ranks(Protocol):
         """Where cond and uncond are computed side by side, each by a group of its own."""
         ...
 
+    @property
+    def decode_together(self) -> bool:
+        """A decoding is made by all ranks of both halves, each a part; without, one makes it alone."""
+        ...
+
     def gather(self, values: Tensor) -> Tensor:
         """Each rank's `values`, few numbers, as (ranks, ...)."""
         ...
@@ -62,6 +67,7 @@ class OneRank:
     index = 0
     size = 1
     halves: Halves | None = None
+    decode_together = False
 
     def gather(self, values: Tensor) -> Tensor:
         """The values alone."""

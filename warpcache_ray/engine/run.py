@@ -24,7 +24,8 @@ OnStep = Callable[[StepEvent], Control]
 class Run:
     """Hears of each step's end from the pipeline, tells `on_step`, and does what the first rank's control word says.
 
-    `start` is how many steps an earlier run had made, `epoch` the one that the session's states belong to.
+    From a `checkpoint` it goes on: the pipeline counts through the steps before it, and none of them counts here.
+    `epoch` is the one that the session's states belong to.
     """
 
     session: Session
@@ -32,7 +33,7 @@ class Run:
     ranks: Ranks
     generator: torch.Generator
     on_step: OnStep | None = None
-    start: int = 0
+    checkpoint: Checkpoint | None = None
     epoch: int = 0
     began: float = field(default_factory=time.perf_counter)
     boundary: float | None = None
@@ -46,10 +47,13 @@ class Run:
         """diffusers' callback_on_step_end.
 
         Raises:
+            ValueError: the checkpoint is of a run with another number of steps.
             Cancelled: the control word said so; no further step is started.
             GenerationFailed: the final latents hold what is no number.
         """
-        step, total = self.start + index + 1, self.start + pipe.num_timesteps
+        step, total = index + 1, pipe.num_timesteps
+        if self.checkpoint is not None and step <= self.checkpoint.step:
+            return self._passed(self.checkpoint, pipe.scheduler, step, total)
         self.latents = tensors["latents"]
         self._keep_pace(self.latents)
         event = self._event(pipe.scheduler, step, total)
@@ -70,6 +74,16 @@ class Run:
                 "the final latents aren't finite: nan or inf in the denoiser's output"
             )
         return {}
+
+    def _passed(
+        self, checkpoint: Checkpoint, scheduler: Any, step: int, total: int
+    ) -> dict[str, Any]:
+        """After the last of the steps that an earlier run has made, its state takes the place of what they came to."""
+        if checkpoint.total != total:
+            raise ValueError(f"checkpoint: of {checkpoint.total} steps, the run has {total}")
+        if step < checkpoint.step:
+            return {}
+        return {"latents": checkpoint.restore(scheduler, self.generator)}
 
     def _event(self, scheduler: Any, step: int, total: int) -> StepEvent:
         now = time.perf_counter()

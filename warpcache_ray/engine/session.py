@@ -23,10 +23,11 @@ DEFAULT_BUDGET = 8 << 30
 @dataclass(slots=True, eq=False)
 class Session:
     """One request's policy, branch states and statistics. `outcomes` and `memos` are by transformer, `request` is the
-    id by which a store can be told to forget it."""
+    id by which a store can be told to forget it, `start` how many steps an earlier run had made."""
 
     policy: Policy
     request: str | None = None
+    start: int = 0
     states: dict[Where, BranchState] = field(default_factory=dict)
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     memos: dict[str, Any] = field(default_factory=dict)

@@ -15,13 +15,15 @@ _REACH = 64
 @dataclass(frozen=True, slots=True)
 class Split:
     """Tokens over `ranks`; each spans `side` × `side` pixels and `depth` latent frames, of which the first stands for
-    one frame and the others for `frames` each. `pads`: the last ranks' share may end in padding."""
+    one frame and the others for `frames` each. `pads`: the last ranks' share may end in padding. `height` is the least
+    with which each rank has rows to decode."""
 
     ranks: int
     side: int
     frames: int
     depth: int = 1
     pads: bool = False
+    height: int = 1
 
     def tokens(self, height: int, width: int, num_frames: int) -> int:
         """Tokens of a video."""
@@ -40,6 +42,12 @@ class Split:
         Raises:
             InvalidRequest: it can't; the message names the nearest sizes that can.
         """
+        if height < self.height:
+            raise InvalidRequest(
+                f"height = {height}: not every rank has rows to decode (parallel.vae); "
+                f"it must be {self.height} or more",
+                "height",
+            )
         size = {"height": height, "width": width, "num_frames": num_frames}
         tokens = self.tokens(**size)
         if self.fits(tokens):

@@ -48,6 +48,9 @@ SUPPORTED: dict[str, Support] = {
     ),
 }
 
+DECODED_TOGETHER = ("AutoencoderKLWan", "AutoencoderKLHunyuanVideo")
+"""The VAEs of these models that DistVAE knows."""
+
 
 def check_layout(layout: Layout, folder: Path) -> None:
     """The model in a pipeline's folder can be shared out as `layout` says. Reads two JSON files.
@@ -63,6 +66,10 @@ def check_layout(layout: Layout, folder: Path) -> None:
         known = ", ".join(SUPPORTED)
         _refuse_all(layout, f"ranks can't share a {kind}, only: {known}")
     _check_degrees(layout, kind, _read(folder / "transformer" / "config.json"))
+    vae = str(index.get("vae", (None, None))[1])
+    if layout.vae and vae not in DECODED_TOGETHER:
+        known = ", ".join(DECODED_TOGETHER)
+        _refuse("vae", True, f"DistVAE knows no {vae}, only: {known}; it must be false")
 
 
 def _check_degrees(layout: Layout, kind: str, config: Mapping[str, Any]) -> None:

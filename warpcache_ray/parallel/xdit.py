@@ -57,6 +57,7 @@ class GroupRanks:
     tokens: Any
     world: Any
     halves: GroupHalves | None
+    decode_together: bool
 
     @property
     def index(self) -> int:
@@ -116,11 +117,19 @@ class Member:
         for transformer in wrapped.values():
             _guard(transformer, pipeline, self.layout)
         _enter_runtime(pipeline, self.layout)
+        if self.layout.vae:
+            self._share_decoding(pipeline.vae)
         return pipeline
 
     def split(self, pipeline: Any) -> Split:
         """How the pipeline's videos are shared out: which sizes can be made."""
         return split_of(pipeline, self.layout)
+
+    def _share_decoding(self, vae: nn.Module) -> None:
+        """From now on a call of `vae.decode` is made by all ranks, and gives each the whole video."""
+        from distvae.vae import parallelize_decoder
+
+        parallelize_decoder(vae, self.ranks.world.device_group)
 
     def leave(self) -> None:
         """Dissolves the groups; every rank does. The process can join another layout afterwards."""
@@ -167,7 +176,8 @@ def join(
         backend=backend,
     )
     halves = GroupHalves(state.get_cfg_group()) if layout.cfg == 2 else None
-    return Member(layout, device, GroupRanks(state.get_sp_group(), state.get_world_group(), halves))
+    ranks = GroupRanks(state.get_sp_group(), state.get_world_group(), halves, layout.vae)
+    return Member(layout, device, ranks)
 
 
 def split_of(pipeline: Any, layout: Layout) -> Split:
@@ -177,12 +187,16 @@ def split_of(pipeline: Any, layout: Layout) -> Split:
     side, depth = (patch, config.patch_size_t) if isinstance(patch, int) else (patch[-1], patch[0])
     # With ring no rank sees all keys, so none can leave out those of the padding.
     pads = SUPPORTED[class_name(pipeline.transformer)].pads and layout.ring == 1
+    # Wan 2.2's VAE puts patches of pixels together last, outside of what is shared out.
+    patched = pipeline.vae.config.get("patch_size") or 1
+    spatial = pipeline.vae_scale_factor_spatial
     return Split(
         layout.ulysses * layout.ring,
-        pipeline.vae_scale_factor_spatial * side,
+        spatial * side,
         pipeline.vae_scale_factor_temporal,
         depth,
         pads,
+        layout.world_size * spatial * patched if layout.vae else 1,
     )
 
 

@@ -8,7 +8,7 @@ import time
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,18 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from warpcache_ray.config import ServiceConfig
 from warpcache_ray.errors import Cancelled, DeadlineExceeded, QueueFull, Unavailable
-from warpcache_ray.serving import lifecycle
+from warpcache_ray.serving import admission, lifecycle
+from warpcache_ray.serving.admission import Rates, Turn
 from warpcache_ray.serving.checkpoints import Checkpoints
 from warpcache_ray.serving.jobs import Jobs
-from warpcache_ray.serving.lifecycle import Job, Order, Progress, StaleFence, Status
+from warpcache_ray.serving.lifecycle import (
+    ANONYMOUS,
+    Job,
+    Order,
+    Progress,
+    StaleFence,
+    Status,
+)
 from warpcache_ray.serving.metrics import Metrics
 from warpcache_ray.store.connection import check
 from warpcache_ray.store.connection import connect as connect_store
@@ -53,6 +61,7 @@ class Coordinator:
         self.config = config
         self.replicas: dict[str, _Replica] = {}
         self.metrics = Metrics()
+        self.rates = Rates()
         self.epoch = 0
         """The model's: states of older ones are void."""
         self._server = server
@@ -67,7 +76,9 @@ class Coordinator:
         if changed:
             await self.invalidate(None)
 
-    async def submit(self, request: dict[str, Any], policy: dict[str, Any]) -> dict[str, Any]:
+    async def submit(
+        self, request: dict[str, Any], policy: dict[str, Any], client: str = ANONYMOUS
+    ) -> dict[str, Any]:
         """Takes a job in.
 
         Raises:
@@ -77,16 +88,19 @@ class Coordinator:
         jobs, now = await self._jobs(), time.time()
         waiting = jobs.count(Status.QUEUED)
         if waiting >= self.config.model.limits.queue:
-            raise QueueFull(f"{waiting} jobs wait already; try again later", "queue")
+            room = admission.retry_after_s(jobs, self.rates, self._live(), now)
+            raise QueueFull(f"{waiting} jobs wait already; try again later", "queue", room)
         patience = request.get("deadline_s")
         deadline = None if patience is None else now + patience
-        job = Job(f"job_{uuid.uuid4().hex}", request, policy, now, deadline_at=deadline)
+        job = Job(f"job_{uuid.uuid4().hex}", request, policy, now, client, deadline_at=deadline)
+        job = replace(job, busy_since=admission.busy_since(jobs, job.priority, now))
         await jobs.add(job)
-        return job.to_dict()
+        return self._record(jobs, jobs.get(job.id))
 
     async def get(self, job_id: str) -> dict[str, Any]:
         """A job's record."""
-        return (await self._jobs()).get(job_id).to_dict()
+        jobs = await self._jobs()
+        return self._record(jobs, jobs.get(job_id))
 
     async def video_path(self, job_id: str) -> str | None:
         """Where the job's video is, if it has one."""
@@ -97,11 +111,12 @@ class Coordinator:
         """The record, as soon as the job has ended or the time is over."""
         jobs = await self._jobs()
         await jobs.until(lambda: jobs.get(job_id).ended, timeout_s)
-        return jobs.get(job_id).to_dict()
+        return self._record(jobs, jobs.get(job_id))
 
     async def cancel(self, job_id: str) -> dict[str, Any]:
         """Asks for the end of a job; the record says whether it has ended."""
-        return (await self._end(job_id, Cancelled("cancelled"))).to_dict()
+        job = await self._end(job_id, Cancelled("cancelled"))
+        return self._record(await self._jobs(), job)
 
     async def page(
         self, after: str | None, limit: int, newest_first: bool
@@ -204,6 +219,8 @@ class Coordinator:
 
     async def metrics_text(self) -> str:
         """Prometheus' text format."""
+        waiting = [job for job in await self._jobs() if job.status is Status.QUEUED]
+        self.metrics.queued(waiting, sum(map(self.rates.cost, waiting)))
         return self.metrics.text()
 
     async def _jobs(self) -> Jobs:
@@ -222,6 +239,7 @@ class Coordinator:
         await check(redis)
         jobs = Jobs(JobStore(redis, self.application))
         await jobs.load()
+        self.rates = Rates.of(jobs)
         self.epoch = await jobs.store.model_epoch()
         self._reaper = asyncio.create_task(self._reap(jobs))
         return jobs
@@ -229,15 +247,31 @@ class Coordinator:
     async def _claimed(self, jobs: Jobs, replica: str, until: float) -> Job | None:
         while True:
             left = until - time.monotonic()
-            await jobs.until(lambda: jobs.first(Status.QUEUED) is not None, left)
-            queued = jobs.first(Status.QUEUED)
-            if queued is None:
+            await jobs.until(lambda: jobs.count(Status.QUEUED) > 0, left)
+            order = admission.order(jobs, self.rates.cost, self.config.client_weights)
+            turn = next(order, None)
+            if turn is None:
                 return None
             # Another replica may be faster.
             with suppress(StaleFence):
-                return await jobs.change(
-                    queued.id, lambda job: lifecycle.claim(job, replica, self.epoch, time.time())
-                )
+                return await self._take(jobs, turn, replica)
+
+    async def _take(self, jobs: Jobs, turn: Turn, replica: str) -> Job:
+        def taken(job: Job) -> Job:
+            claimed = lifecycle.claim(job, replica, self.epoch, time.time())
+            return replace(claimed, virtual_start=turn.start, virtual_finish=turn.finish)
+
+        job = await jobs.change(turn.job.id, taken)
+        self.metrics.queue_wait.observe(time.time() - turn.job.waits_since)
+        return job
+
+    def _record(self, jobs: Jobs, job: Job) -> dict[str, Any]:
+        weights = self.config.client_weights
+        ahead = admission.outlook(job, jobs, self.rates, weights, self._live(), time.time())
+        return job.to_dict() | ahead
+
+    def _live(self) -> int:
+        return sum(map(self._alive, self.replicas.values()))
 
     def _seen(self, replica: str, info: dict[str, Any]) -> None:
         self.replicas[replica] = _Replica(info)
@@ -270,6 +304,7 @@ class Coordinator:
             return False
         if job.ended and not before.ended:
             self.metrics.job_ended(job)
+            self.rates.saw(job)
             await self._forget_checkpoints(job)
         return True
 
@@ -287,9 +322,15 @@ class Coordinator:
                 log.warning("the store is away: %s", error.message)
 
     async def _reap_job(self, jobs: Jobs, job: Job, now: float) -> None:
+        def expire(job: Job) -> Job:
+            times = self.config.queue_timeout_s, self.config.attempt_timeout_s
+            return admission.expire(job, *times, now)
+
         if lifecycle.overdue(job, now):
             asked = job.request["deadline_s"]
             await self._end(job.id, DeadlineExceeded(f"not done in {asked} s", "deadline_s"))
+        elif expire(job) is not job:
+            await self._ends(job.id, expire)
         elif job.status is Status.RUNNING and now - (job.seen_at or now) > self.config.lease_s:
             await self._lose(job.id, job.fence)
         elif job.ended and now - (job.finished_at or now) > self.config.result_ttl_s:

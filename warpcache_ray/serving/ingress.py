@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import hashlib
 import secrets
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from warpcache_ray.errors import JobNotReady, Unavailable
 from warpcache_ray.media import MEDIA_TYPES
 from warpcache_ray.policy_spec import describe_policy, parse_policy, summarize_policy
 from warpcache_ray.serving import coordinator, problems, videos
-from warpcache_ray.serving.lifecycle import TERMINAL, Status
+from warpcache_ray.serving.lifecycle import ANONYMOUS, TERMINAL, Status
 from warpcache_ray.serving.schemas import GenerateRequest, Invalidation, VideoFields, check_shape
 
 WAIT_S = 20.0
@@ -65,17 +66,17 @@ class Service:
         info: dict[str, Any] = next(iter(replicas.values()))
         return info
 
-    async def submit(self, request: VideoFields) -> dict[str, Any]:
-        """Takes a job in, if the model can make its video; the record.
+    async def submit(self, asked: VideoFields, request: Request) -> dict[str, Any]:
+        """Takes a job in for the client of the HTTP request, if the model can make its video; the record.
 
         Raises:
             WarpCacheError: what is wrong with the request, or with the service.
         """
-        policy = self.policy_for(request)
-        seed = request.seed if request.seed is not None else secrets.randbelow(2**31)
-        fields = request.job_request(self.config.model.defaults, seed)
+        policy = self.policy_for(asked)
+        seed = asked.seed if asked.seed is not None else secrets.randbelow(2**31)
+        fields = asked.job_request(self.config.model.defaults, seed)
         check_shape(fields, self.config.model.limits, await self.model_info())
-        job: dict[str, Any] = await self.ask("submit", fields, policy)
+        job: dict[str, Any] = await self.ask("submit", fields, policy, _client(request))
         return job
 
     async def video_file(self, job_id: str) -> Path | None:
@@ -107,7 +108,7 @@ def _add_generation(router: APIRouter, service: Service) -> None:
     @router.post("/generate")
     async def generate(body: GenerateRequest, request: Request) -> Response:
         """Takes a job in; answers with its id at once, or with its end if `wait` or a media type is asked for."""
-        job = await service.submit(body)
+        job = await service.submit(body, request)
         raw = MEDIA_TYPES[body.output_format] in request.headers.get("accept", "")
         if not (body.wait or raw):
             return JSONResponse(_public(job, request))
@@ -207,6 +208,12 @@ def _public(job: dict[str, Any], request: Request) -> dict[str, Any]:
     done = job["status"] == Status.SUCCEEDED
     prefix = request.scope.get("root_path", "")
     return job | {"video": f"{prefix}/jobs/{job['id']}/video" if done else None}
+
+
+def _client(request: Request) -> str:
+    """Who asks, without the key itself."""
+    key = request.headers.get("x-api-key")
+    return hashlib.sha256(key.encode()).hexdigest()[:16] if key else ANONYMOUS
 
 
 def _status(job: dict[str, Any]) -> int:

@@ -59,13 +59,8 @@ class Jobs:
             raise NotFound(f"job {job_id!r} is unknown (or expired)", "job_id")
         return self._jobs[job_id]
 
-    def first(self, status: Status) -> Job | None:
-        """The oldest job with a status."""
-        found = (job for job in self._jobs.values() if job.status is status)
-        return min(found, key=lambda job: job.created_at, default=None)
-
     def count(self, status: Status) -> int:
-        """How many have it."""
+        """How many have a status."""
         return sum(job.status is status for job in self._jobs.values())
 
     async def add(self, job: Job) -> None:

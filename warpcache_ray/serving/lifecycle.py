@@ -27,8 +27,19 @@ class Status(StrEnum):
 
 TERMINAL = frozenset({Status.SUCCEEDED, Status.FAILED, Status.CANCELLED})
 
+ANONYMOUS = "anonymous"
+"""The client of requests that name none."""
 
-PRIVATE = ("seen_at", "deadline_at", "ending", "ending_at")
+PRIVATE = (
+    "client",
+    "busy_since",
+    "virtual_start",
+    "virtual_finish",
+    "seen_at",
+    "deadline_at",
+    "ending",
+    "ending_at",
+)
 """Fields of a record that are nobody's business outside of the service."""
 
 
@@ -44,6 +55,12 @@ class Job:
     request: dict[str, Any]
     policy: dict[str, Any]
     created_at: float
+    client: str = ANONYMOUS
+    busy_since: float = 0.0
+    """Since when there has been work in the job's class all the time; clients' shares count from then on."""
+    virtual_start: float = 0.0
+    virtual_finish: float = 0.0
+    """What the job's first claim charged its client, see `admission`."""
     status: Status = Status.QUEUED
     fence: int = 0
     replica: str | None = None
@@ -67,6 +84,16 @@ class Job:
     def ended(self) -> bool:
         """True in a terminal state."""
         return self.status in TERMINAL
+
+    @property
+    def priority(self) -> str:
+        """The class that the job waits in."""
+        return str(self.request.get("priority", "normal"))
+
+    @property
+    def waits_since(self) -> float:
+        """When it came, or when its lost attempt was last heard of."""
+        return self.created_at if self.seen_at is None else self.seen_at
 
     @property
     def progress(self) -> float:

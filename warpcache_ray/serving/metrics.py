@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from warpcache_ray.serving.admission import PRIORITIES
 from warpcache_ray.serving.lifecycle import Job
 
 _DRIFT_BUCKETS = (0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.12, 0.16, 0.24, 0.32, 0.5, 1.0, 2.0)
@@ -59,6 +61,16 @@ class Metrics:
             buckets=_CANCEL_BUCKETS,
             registry=r,
         )
+        self.queue = Gauge("warpcache_queue_jobs", "Jobs that wait", ["priority"], registry=r)
+        self.queue_cost = Gauge(
+            "warpcache_queue_cost_seconds", "Worker-seconds that waiting jobs will take", registry=r
+        )
+        self.queue_wait = Histogram(
+            "warpcache_queue_wait_seconds",
+            "From submission (or loss) to a replica's claim",
+            buckets=_LATENCY_BUCKETS,
+            registry=r,
+        )
         self.lost = Counter("warpcache_attempts_lost", "Attempts whose worker was lost", registry=r)
         self.epoch = Gauge("warpcache_epoch", "The newest epoch", registry=r)
         self.memory = Gauge(
@@ -100,6 +112,12 @@ class Metrics:
         self.latency.observe(job.finished_at - job.created_at)
         if job.ending_at is not None:
             self.cancel_latency.observe(job.finished_at - job.ending_at)
+
+    def queued(self, jobs: Collection[Job], cost_s: float) -> None:
+        """Takes the jobs that wait, and what they will take."""
+        for priority in PRIORITIES:
+            self.queue.labels(priority).set(sum(job.priority == priority for job in jobs))
+        self.queue_cost.set(cost_s)
 
     def text(self) -> str:
         """Prometheus' text format."""

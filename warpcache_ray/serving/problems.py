@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -22,6 +23,8 @@ from warpcache_ray.errors import (
 from warpcache_ray.serving.schemas import GenerateRequest
 
 _SHOWN = 100
+RETRY_S = 2.0
+"""When to try again, where nobody knows better."""
 
 
 def all_errors() -> list[type[WarpCacheError]]:
@@ -36,7 +39,8 @@ def all_errors() -> list[type[WarpCacheError]]:
 
 def envelope(error: WarpCacheError, status: int | None = None) -> JSONResponse:
     """The error as `{"error": {message, type, param, code, retryable}}`."""
-    headers = {"retry-after": "2"} if error.retryable else {}
+    patience = RETRY_S if error.retry_after_s is None else max(1.0, error.retry_after_s)
+    headers = {"retry-after": str(math.ceil(patience))} if error.retryable else {}
     return _Ascii({"error": error.to_dict()}, status or error.status, headers)
 
 

@@ -36,7 +36,6 @@ class _Attempt:
     counts: dict[str, Any] = field(default_factory=lambda: _totals(None))
     keeper: Keeper | None = None
     epoch: int = 0
-    cancelled: bool = False
 
     def progress(self) -> dict[str, Any]:
         """Running totals, and the drifts so far."""

@@ -190,7 +190,8 @@ class Replica:
     async def _report(self, attempt: dict[str, Any]) -> dict[str, Any]:
         """Tells the coordinator how far the ranks are, and the ranks what it says to that."""
         asked = self.ranks[0].progress.remote(attempt["id"])
-        totals: dict[str, Any] = await asyncio.wait_for(asked, self.config.lease_s)
+        patience = min(self.config.lease_s, self.config.slow_step_s)
+        totals: dict[str, Any] = await asyncio.wait_for(asked, patience)
         place = (attempt["job_id"], attempt["fence"])
         control = await self._about_job("report", *place, totals, self.id, self.info)
         if control is None or control.cancel or control.epoch > totals["epoch"]:

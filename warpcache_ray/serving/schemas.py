@@ -10,6 +10,7 @@ from warpcache_ray.config import Defaults, Limits, Quality
 from warpcache_ray.errors import InvalidRequest
 from warpcache_ray.media import Format
 from warpcache_ray.parallel.split import Split
+from warpcache_ray.serving.admission import Priority
 
 
 class VideoFields(BaseModel):
@@ -28,6 +29,7 @@ class VideoFields(BaseModel):
     fps: int | None = Field(None, ge=1, le=120)
     policy: str | dict[str, Any] | None = None
     quality: Quality | None = None
+    priority: Priority = "normal"
     deadline_s: float | None = Field(None, gt=0, allow_inf_nan=False)
     output_format: Format = "mp4"
 

@@ -57,7 +57,7 @@ def _add_creation(router: APIRouter, service: Service) -> None:
         videos_schema.check_model(asked.model, service.config)
         multiple = (await service.model_info())["frame_multiple"]
         asked = videos_schema.resolve(asked, service.config.model, multiple)
-        return _answer(service, await service.submit(asked), request)
+        return _answer(service, await service.submit(asked, request), request)
 
 
 async def _body(request: Request) -> Any:
