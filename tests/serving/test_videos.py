@@ -187,7 +187,7 @@ async def test_deleting_cancels_what_runs(openai, hub):
     assert (found.status, found.error.code, found.progress) == ("failed", "cancelled", 75)
 
 
-async def test_deleting_a_finished_video(openai, hub, replica, tmp_path):
+async def test_deleting_a_finished_video(openai, client, replica, tmp_path):
     """Its file goes with it, and nobody knows it any more."""
     video = await openai.videos.create_and_poll(prompt="a")
     kept = await openai.videos.create_and_poll(prompt="a")
@@ -199,7 +199,19 @@ async def test_deleting_a_finished_video(openai, hub, replica, tmp_path):
         with pytest.raises(NotFoundError, match=video.id):
             await getattr(openai.videos, method)(video.id)
     assert [v.id async for v in await openai.videos.list()] == [kept.id]
-    assert [job.id for job in await jobs(hub)] == [kept.id.replace("video_", "job_")]
+    assert (await client.get(f"/jobs/{video.id.replace('video_', 'job_')}")).status_code == 404
+
+
+async def test_deleting_buys_no_turn(openai, hub):
+    """A client that deletes each of its videos is still charged for them: the next turn is the other's."""
+    for key in ("k1", "k1", "k2"):
+        keyed = openai.with_options(default_headers={"x-api-key": key})
+        await keyed.videos.create(prompt=key)
+    first = await hub.claim("replica_1", INFO, 1.0)
+    await hub.finish(first["job_id"], first["fence"], {}, None)
+    assert (await openai.videos.delete(first["job_id"].replace("job_", "video_"))).deleted
+    second = await hub.claim("replica_1", INFO, 1.0)
+    assert (first["request"]["prompt"], second["request"]["prompt"]) == ("k1", "k2")
 
 
 @pytest.mark.parametrize("order", ["asc", "desc"])

@@ -123,17 +123,19 @@ class Coordinator:
     ) -> tuple[list[dict[str, Any]], bool]:
         """Records by time of submission, the ones that follow a job's, and whether there are more."""
         jobs = await self._jobs()
-        ordered = sorted(jobs, key=lambda job: (job.created_at, job.id), reverse=newest_first)
+        shown = (job for job in jobs if not job.removed)
+        ordered = sorted(shown, key=lambda job: (job.created_at, job.id), reverse=newest_first)
         if after is not None:
             ordered = ordered[ordered.index(jobs.get(after)) + 1 :]
         return [job.to_dict() for job in ordered[:limit]], len(ordered) > limit
 
     async def remove(self, job_id: str) -> bool:
-        """Forgets an ended job and its video; asks for the end of any other. Whether it is forgotten."""
+        """Hides an ended job and deletes its video; asks for the end of any other. Whether it was at its end."""
         jobs = await self._jobs()
         job = jobs.get(job_id)
         if job.ended:
-            await self._forget(jobs, job)
+            await jobs.change(job_id, lambda job: replace(job, removed=True))
+            _remove(job)
         else:
             await self.cancel(job_id)
         return job.ended
@@ -334,13 +336,9 @@ class Coordinator:
         elif job.status is Status.RUNNING and now - (job.seen_at or now) > self.config.lease_s:
             await self._lose(job.id, job.fence)
         elif job.ended and now - (job.finished_at or now) > self.config.result_ttl_s:
-            await self._forget(jobs, job)
-
-    async def _forget(self, jobs: Jobs, job: Job) -> None:
-        await jobs.remove(job.id)
-        if "path" in job.result:
-            _remove(Path(job.result["path"]))
-        await self._forget_checkpoints(job)
+            await jobs.remove(job.id)
+            _remove(job)
+            await self._forget_checkpoints(job)
 
     async def _forget_checkpoints(self, job: Job) -> None:
         if not self.config.checkpoint_every:
@@ -352,11 +350,13 @@ class Coordinator:
             log.warning("checkpoints of %s stay: %s", job.id, error)
 
 
-def _remove(video: Path) -> None:
+def _remove(job: Job) -> None:
+    if "path" not in job.result:
+        return
     try:
-        video.unlink(missing_ok=True)
+        Path(job.result["path"]).unlink(missing_ok=True)
     except OSError as error:
-        log.warning("video %s stays: %s", video, error)
+        log.warning("video of %s stays: %s", job.id, error)
 
 
 def _attempt(job_id: str, fence: int) -> str:

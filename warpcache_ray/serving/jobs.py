@@ -55,9 +55,10 @@ class Jobs:
         Raises:
             NotFound: there is none by this id (any more).
         """
-        if job_id not in self._jobs:
+        job = self._jobs.get(job_id)
+        if job is None or job.removed:
             raise NotFound(f"job {job_id!r} is unknown (or expired)", "job_id")
-        return self._jobs[job_id]
+        return job
 
     def count(self, status: Status) -> int:
         """How many have a status."""

@@ -39,6 +39,7 @@ PRIVATE = (
     "deadline_at",
     "ending",
     "ending_at",
+    "removed",
 )
 """Fields of a record that are nobody's business outside of the service."""
 
@@ -79,6 +80,8 @@ class Job:
     cache: dict[str, Any] = field(default_factory=dict)
     result: dict[str, Any] = field(default_factory=dict)
     error: dict[str, Any] | None = None
+    removed: bool = False
+    """Its owner wants to see no more of it. What it charged its client counts all the same."""
 
     @property
     def ended(self) -> bool:
