@@ -20,10 +20,11 @@ from warpcache_ray.errors import Cancelled, DeadlineExceeded, QueueFull, Unavail
 from warpcache_ray.serving import lifecycle
 from warpcache_ray.serving.checkpoints import Checkpoints
 from warpcache_ray.serving.jobs import Jobs
-from warpcache_ray.serving.lifecycle import Job, Order, Progress, StaleFence, Status
+from warpcache_ray.serving.lifecycle import Job, Once, Order, Progress, StaleFence, Status
 from warpcache_ray.serving.metrics import Metrics
 from warpcache_ray.store.connection import check
 from warpcache_ray.store.connection import connect as connect_store
+from warpcache_ray.store.events import Event
 from warpcache_ray.store.jobs import JobStore
 from warpcache_ray.store.server import EmbeddedServer
 
@@ -67,10 +68,22 @@ class Coordinator:
         if changed:
             await self.invalidate(None)
 
-    async def submit(self, request: dict[str, Any], policy: dict[str, Any]) -> dict[str, Any]:
-        """Takes a job in.
+    async def find(self, once: Once) -> dict[str, Any] | None:
+        """The record of the job that an idempotency key stands for.
 
         Raises:
+            IdempotencyConflict: it stands for another request.
+        """
+        known = (await self._jobs()).known(once)
+        return None if known is None else known.to_dict()
+
+    async def submit(
+        self, request: dict[str, Any], policy: dict[str, Any], once: Once | None = None
+    ) -> dict[str, Any]:
+        """Takes a job in; where the request's idempotency key stands for one, that is it.
+
+        Raises:
+            IdempotencyConflict: the key stands for another request.
             QueueFull: as many jobs wait as the limit allows.
             Unavailable: the store doesn't take it.
         """
@@ -81,8 +94,7 @@ class Coordinator:
         patience = request.get("deadline_s")
         deadline = None if patience is None else now + patience
         job = Job(f"job_{uuid.uuid4().hex}", request, policy, now, deadline_at=deadline)
-        await jobs.add(job)
-        return job.to_dict()
+        return (await jobs.add(job, once)).to_dict()
 
     async def get(self, job_id: str) -> dict[str, Any]:
         """A job's record."""
@@ -98,6 +110,11 @@ class Coordinator:
         jobs = await self._jobs()
         await jobs.until(lambda: jobs.get(job_id).ended, timeout_s)
         return jobs.get(job_id).to_dict()
+
+    async def events(self, job_id: str, after: str, timeout_s: float) -> list[Event] | None:
+        """What happened to a job after an event, as soon as there is something or the time is over; None if the job
+        has ended and nothing came after that."""
+        return await (await self._jobs()).events(job_id, after, timeout_s)
 
     async def cancel(self, job_id: str) -> dict[str, Any]:
         """Asks for the end of a job; the record says whether it has ended."""
