@@ -43,8 +43,8 @@ async def follow(ask: Ask, job_id: str, last: str | None, public: Public) -> Res
     """The events of a job after the `last` one (all, if None), as they happen; the one that ends it, with its record
     as `public` makes it, is the last. 204 if nothing will come any more: a browser then asks no further.
 
-    Memory is bounded whatever the client reads: a job has no more events than its attempts have steps, and they are
-    read in batches.
+    Serve's proxy takes in what a client doesn't read, so what bounds that is the job: it has a few events for each
+    step of its attempts, and a heartbeat is a line.
 
     Raises:
         InvalidRequest: `last` is no event's id.
