@@ -7,12 +7,16 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
 import yaml
+from fastapi import FastAPI
 
+from warpcache_ray.serving.coordinator import Coordinator
+from warpcache_ray.serving.ingress import build_api
 from warpcache_ray.store.server import EmbeddedServer
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -134,3 +138,19 @@ def store_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedS
     server.start()
     yield server
     server.stop()
+
+
+class Actor:
+    """Gives a coordinator's methods the calling convention of a Ray handle."""
+
+    def __init__(self, coordinator: Coordinator) -> None:
+        self._coordinator = coordinator
+
+    def __getattr__(self, name: str) -> Any:
+        return SimpleNamespace(remote=getattr(self._coordinator, name))
+
+
+@pytest.fixture(scope="session")
+def api_of() -> Callable[[Coordinator], FastAPI]:
+    """The routes over a coordinator in this process."""
+    return lambda coordinator: build_api(coordinator.config, Actor(coordinator))

@@ -6,8 +6,6 @@ import json
 import uuid
 from collections import deque
 from collections.abc import AsyncIterator
-from types import SimpleNamespace
-from typing import Any
 
 import httpx
 import numpy as np
@@ -18,7 +16,6 @@ from warpcache_ray.core.policies import POLICIES
 from warpcache_ray.errors import GenerationFailed
 from warpcache_ray.serving.admission import Rates
 from warpcache_ray.serving.coordinator import Coordinator
-from warpcache_ray.serving.ingress import build_api
 from warpcache_ray.serving.schemas import GenerateRequest
 from warpcache_ray.store.server import EmbeddedServer
 from warpcache_ray.video import read_video, write_video
@@ -36,25 +33,15 @@ K1, K2 = "6ab9f1eb8f7d3388", "015f7e6bc5aeaf48"
 """`printf k1 | sha256sum | cut -c -16`"""
 
 
-class Actor:
-    """Gives a coordinator's methods the calling convention of a Ray handle."""
-
-    def __init__(self, coordinator: Coordinator) -> None:
-        self._coordinator = coordinator
-
-    def __getattr__(self, name: str) -> Any:
-        return SimpleNamespace(remote=getattr(self._coordinator, name))
-
-
 @pytest.fixture
 def hub(store_server: EmbeddedServer) -> Coordinator:
     return Coordinator(uuid.uuid4().hex, CONFIG, store_server)
 
 
 @pytest.fixture
-async def lonely(hub) -> AsyncIterator[httpx.AsyncClient]:
+async def lonely(hub, api_of) -> AsyncIterator[httpx.AsyncClient]:
     """A client of a service without replicas."""
-    transport = httpx.ASGITransport(build_api(CONFIG, Actor(hub)), raise_app_exceptions=False)
+    transport = httpx.ASGITransport(api_of(hub), raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         yield client
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request, Response
-from fastapi.responses import FileResponse, JSONResponse
+from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from ray import serve
 from ray.exceptions import RayActorError, RayTaskError
 
@@ -21,7 +21,9 @@ from warpcache_ray.errors import JobNotReady, Unavailable
 from warpcache_ray.media import MEDIA_TYPES
 from warpcache_ray.policy_spec import describe_policy, parse_policy, summarize_policy
 from warpcache_ray.serving import coordinator, problems
-from warpcache_ray.serving.lifecycle import ANONYMOUS, TERMINAL, Status
+from warpcache_ray.serving.events import ANSWERS, LastEventId, follow
+from warpcache_ray.serving.idempotency import IdempotencyKey, once
+from warpcache_ray.serving.lifecycle import ANONYMOUS, TERMINAL, Once, Status
 from warpcache_ray.serving.schemas import GenerateRequest, Invalidation, check_shape
 
 WAIT_S = 20.0
@@ -66,6 +68,26 @@ class Service:
         info: dict[str, Any] = next(iter(replicas.values()))
         return info
 
+    async def submit(
+        self, asked: GenerateRequest, client: str, once: Once | None
+    ) -> dict[str, Any]:
+        """The record of the job that is asked for: a new one, or the one that the request had when it was sent before.
+
+        Raises:
+            InvalidRequest: the model can't make it, or the service doesn't allow it.
+            IdempotencyConflict: the request's key stands for another one.
+        """
+        # Before all else: a request that was taken in is not refused when it is sent again.
+        known: dict[str, Any] | None = await self.ask("find", once) if once else None
+        if known is not None:
+            return known
+        policy = self.policy_for(asked)
+        seed = asked.seed if asked.seed is not None else secrets.randbelow(2**31)
+        fields = asked.job_request(self.config.model.defaults, seed)
+        check_shape(fields, self.config.model.limits, await self.model_info())
+        job: dict[str, Any] = await self.ask("submit", fields, policy, client, once)
+        return job
+
     def policy_for(self, request: GenerateRequest) -> dict[str, Any]:
         """The full policy that a request asks for."""
         if request.policy is not None:
@@ -87,13 +109,12 @@ def routes(service: Service) -> APIRouter:
 
 def _add_generation(router: APIRouter, service: Service) -> None:
     @router.post("/generate")
-    async def generate(body: GenerateRequest, request: Request) -> Response:
+    async def generate(
+        body: GenerateRequest, request: Request, key: IdempotencyKey = None
+    ) -> Response:
         """Takes a job in; answers with its id at once, or with its end if `wait` or a media type is asked for."""
-        policy = service.policy_for(body)
-        seed = body.seed if body.seed is not None else secrets.randbelow(2**31)
-        fields = body.job_request(service.config.model.defaults, seed)
-        check_shape(fields, service.config.model.limits, await service.model_info())
-        job = await service.ask("submit", fields, policy, _client(request))
+        client = client_of(request)
+        job = await service.submit(body, client, once(key, client, "/generate", body))
         raw = MEDIA_TYPES[body.output_format] in request.headers.get("accept", "")
         if not (body.wait or raw):
             return JSONResponse(_public(job, request))
@@ -124,6 +145,11 @@ def _add_jobs(router: APIRouter, service: Service) -> None:
     async def job(job_id: str, request: Request) -> JSONResponse:
         """The job's record: status, progress, cache summary, policy, seed, fingerprint of the latents."""
         return JSONResponse(_public(await service.ask("get", job_id), request))
+
+    @router.get("/jobs/{job_id}/events", response_class=StreamingResponse, responses=ANSWERS)
+    async def events(job_id: str, request: Request, last: LastEventId = None) -> Response:
+        """What happens to the job, as Server-Sent Events from its first one to its end, or from `Last-Event-ID` on."""
+        return await follow(service.ask, job_id, last, lambda job: _public(job, request))
 
     @router.get("/jobs/{job_id}/video")
     async def video(job_id: str) -> Response:
@@ -195,7 +221,7 @@ def _public(job: dict[str, Any], request: Request) -> dict[str, Any]:
     return job | {"video": f"{prefix}/jobs/{job['id']}/video" if done else None}
 
 
-def _client(request: Request) -> str:
+def client_of(request: Request) -> str:
     """Who asks, without the key itself."""
     key = request.headers.get("x-api-key")
     return hashlib.sha256(key.encode()).hexdigest()[:16] if key else ANONYMOUS
