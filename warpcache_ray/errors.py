@@ -3,6 +3,7 @@
 WarpCacheError
 ├── InvalidRequest (ValueError)     422  a field is out of what the model or the service can do
 │   ├── InvalidPolicy               422  unknown policy, or a field that it doesn't have
+│   ├── IdempotencyConflict         422  the key was used for another request
 │   ├── MethodNotAllowed            405
 │   └── PayloadTooLarge             413
 ├── InvalidConfig (ValueError)      500  a configuration file that can't be served
@@ -64,6 +65,12 @@ class InvalidPolicy(InvalidRequest):
     """An unknown policy or policy field; the message lists what exists."""
 
     code = "invalid_policy"
+
+
+class IdempotencyConflict(InvalidRequest):
+    """An idempotency key that stands for another request."""
+
+    code = "idempotency_conflict"
 
 
 class MethodNotAllowed(InvalidRequest):

@@ -8,17 +8,16 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import httpx
 import pytest
 import yaml
+from fastapi import FastAPI
 
+from warpcache_ray.serving.coordinator import Coordinator
+from warpcache_ray.serving.ingress import build_api
 from warpcache_ray.store.server import EmbeddedServer
-
-if TYPE_CHECKING:
-    from warpcache_ray.config import ServiceConfig
-    from warpcache_ray.serving.coordinator import Coordinator
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -151,14 +150,7 @@ class Actor:
         return SimpleNamespace(remote=getattr(self._coordinator, name))
 
 
-@pytest.fixture
-def connect() -> Callable[[ServiceConfig, Coordinator], httpx.AsyncClient]:
-    """A client of the routes over a coordinator, all in this process."""
-    from warpcache_ray.serving.ingress import build_api
-
-    def run(config: ServiceConfig, coordinator: Coordinator) -> httpx.AsyncClient:
-        api = build_api(config, Actor(coordinator))
-        transport = httpx.ASGITransport(api, raise_app_exceptions=False)
-        return httpx.AsyncClient(transport=transport, base_url="http://test")
-
-    return run
+@pytest.fixture(scope="session")
+def api_of() -> Callable[[Coordinator], FastAPI]:
+    """The routes over a coordinator in this process."""
+    return lambda coordinator: build_api(coordinator.config, Actor(coordinator))

@@ -39,9 +39,10 @@ def hub(store_server: EmbeddedServer) -> Coordinator:
 
 
 @pytest.fixture
-async def lonely(hub, connect) -> AsyncIterator[httpx.AsyncClient]:
+async def lonely(hub, api_of) -> AsyncIterator[httpx.AsyncClient]:
     """A client of a service without replicas."""
-    async with connect(CONFIG, hub) as client:
+    transport = httpx.ASGITransport(api_of(hub), raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         yield client
 
 

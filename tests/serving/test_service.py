@@ -144,6 +144,31 @@ def test_cancel_within_one_step(wan: httpx.Client, until: Callable[..., Any]) ->
     assert wan.post("/generate", json={**PROMPT, "wait": True}).status_code == 200
 
 
+def test_events_come_while_the_job_runs(wan: httpx.Client) -> None:
+    """Through the real proxy: steps are there before the job has ended, the stream ends with it, and a client that
+    comes back has the rest."""
+    large = {"height": 128, "width": 128, "num_frames": 33, "policy": "never"}
+    job = wan.post("/generate", json={**PROMPT, **large, "num_inference_steps": 20}).json()
+    url, told, seen = f"/jobs/{job['id']}/events", [], []
+    with wan.stream("GET", url) as answer:
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        for line in answer.iter_lines():
+            name, _, value = line.partition(": ")
+            if name == "id":
+                told.append((told.pop(), value))
+            elif name == "event":
+                told.append(value)
+                if value == "step":
+                    seen.append(wan.get(f"/jobs/{job['id']}").json()["status"])
+    kinds = [kind for kind, _ in told]
+    assert kinds[:3] == ["queued", "running", "step"]
+    assert kinds[-1] == "succeeded"
+    assert seen.count("running") > 1
+    rest = wan.get(url, headers={"Last-Event-ID": told[-2][1]}).text
+    assert rest.count("event: ") == rest.count("event: succeeded") == 1
+    assert wan.get(url, headers={"Last-Event-ID": told[-1][1]}).status_code == 204
+
+
 def test_a_failed_generation_is_told(wan: httpx.Client) -> None:
     """A model that raises ends its job as failed with a typed error; the service goes on."""
     too_long = {**PROMPT, "num_frames": 81, "height": 512, "width": 1024, "wait": True}

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from openai import AsyncOpenAI, NotFoundError
+from openai import AsyncOpenAI, NotFoundError, UnprocessableEntityError
 from PIL import Image
 
 from warpcache_ray.config import Defaults, Limits, ModelConfig, ServiceConfig
@@ -38,9 +38,10 @@ def hub(store_server: EmbeddedServer) -> Coordinator:
 
 
 @pytest.fixture
-async def lonely(hub, connect) -> AsyncIterator[httpx.AsyncClient]:
+async def lonely(hub, api_of) -> AsyncIterator[httpx.AsyncClient]:
     """A client of a service without replicas."""
-    async with connect(CONFIG, hub) as client:
+    transport = httpx.ASGITransport(api_of(hub), raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         yield client
 
 
@@ -150,6 +151,21 @@ async def test_the_client_is_told_apart(openai, hub):
     one, other = await jobs(hub)
     assert one.client != other.client
     assert (one.priority, other.priority) == ("low", "normal")
+
+
+async def test_idempotency_keys(openai, hub):
+    """One job however often a request is sent, also when no replica is left; a new one once the video is deleted."""
+    keyed = openai.with_options(default_headers={"Idempotency-Key": "one"})
+    video = await keyed.videos.create(prompt="a", seconds="1")
+    hub.replicas.clear()
+    assert (await keyed.videos.create(prompt="a", seconds="1")).id == video.id
+    with pytest.raises(UnprocessableEntityError, match="Idempotency-Key"):
+        await keyed.videos.create(prompt="a", seconds="2")
+    await hub.claim("replica_1", INFO, 1.0)
+    await hub.cancel(video.id.replace("video_", "job_"))
+    await hub.finish(video.id.replace("video_", "job_"), 1, {}, Cancelled("").to_dict())
+    assert (await keyed.videos.delete(video.id)).deleted
+    assert (await keyed.videos.create(prompt="a", seconds="1")).id != video.id
 
 
 async def test_a_failed_video(openai, replica):

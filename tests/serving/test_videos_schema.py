@@ -25,16 +25,16 @@ MODEL = ModelConfig("toy", defaults=Defaults(fps=8), limits=Limits(num_frames=33
 def test_seconds_to_frames(fps, seconds, multiple, frames):
     """The nearest number that the model can make, of two as near the larger, at the request's or the service's fps."""
     request = VideoRequest(prompt="a", seconds=seconds, fps=fps)
-    assert videos_schema.resolve(request, MODEL, multiple).num_frames == frames
+    assert request.resolved(MODEL, multiple).num_frames == frames
 
 
 def test_what_is_explicit_goes_first():
     """Height, width and frames go before size and seconds, each by itself; too many seconds don't matter then."""
     request = VideoRequest(prompt="a", size="64x48", seconds=90, height=16, num_frames=5)
-    found = videos_schema.resolve(request, MODEL, 4)
+    found = request.resolved(MODEL, 4)
     assert (found.width, found.height, found.num_frames) == (64, 16, 5)
     with pytest.raises(InvalidRequest, match="num_frames = 721"):
-        videos_schema.resolve(VideoRequest(prompt="a", seconds=90), MODEL, 4)
+        VideoRequest(prompt="a", seconds=90).resolved(MODEL, 4)
 
 
 @pytest.mark.parametrize("status", Status)

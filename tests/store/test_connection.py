@@ -10,6 +10,7 @@ from redis.exceptions import ResponseError
 from warpcache_ray.errors import InvalidConfig, Unavailable
 from warpcache_ray.store import connection
 from warpcache_ray.store.connection import answers, check, connect
+from warpcache_ray.store.events import Event
 from warpcache_ray.store.jobs import JobStore, Place, Record
 
 FIRST = Record("job_1", 1, Place.QUEUED, 1.0, {"n": 1})
@@ -88,7 +89,8 @@ async def test_a_lost_server_is_unavailable_until_it_is_back(store, redis, serve
         store.ids(Place.QUEUED),
         store.model_epoch(),
         store.raise_epoch(),
-        store.claim_key("k", "h", "job_1", 9.0),
+        store.events.tell("job_1", Event("step", {})),
+        store.events.read("job_1"),
         return_exceptions=True,
     )
     assert {type(error) for error in errors} == {Unavailable}

@@ -9,10 +9,14 @@ import pytest
 from warpcache_ray.errors import Unavailable
 from warpcache_ray.store import jobs
 from warpcache_ray.store.connection import connect
+from warpcache_ray.store.events import Event
 from warpcache_ray.store.jobs import JobStore, Place, Record
 
 SOON = 5.0
 FIRST = Record("job_1", 1, Place.QUEUED, 1732199999.123456, {"prompt": "a 猫", "fence": 0})
+
+
+QUEUED = Event("queued", {})
 
 
 def _next(record: Record, place: Place, **body) -> Record:
@@ -123,11 +127,11 @@ async def test_load_has_all_records_in_order(store, monkeypatch):
 
 
 async def test_remove(store, redis):
-    """Nothing is left of the record, and its id is free again; the others stay."""
+    """Nothing is left of the record and its events, and its id is free again; the others stay."""
     other = replace(FIRST, id="job_2")
     await store.create(other)
     before = set(await redis.keys())
-    await store.create(FIRST)
+    await store.create(FIRST, [QUEUED])
     await store.remove("job_1")
     await store.remove("job_1")
     assert set(await redis.keys()) == before
@@ -144,32 +148,15 @@ async def test_epochs_rise(store):
     assert await store.model_epoch() == max(raised)
 
 
-async def test_an_idempotency_key_has_one_owner(store):
-    """All who claim it are told the same job and body hash, whoever came first."""
-    claims = (store.claim_key("k", f"hash_{n}", f"job_{n}", 60.0) for n in range(5))
-    (owner,) = set(await asyncio.gather(*claims))
-    assert owner in {(f"job_{n}", f"hash_{n}") for n in range(5)}
-    assert await store.claim_key("other", "hash", "job", 60.0) == ("job", "hash")
-
-
-async def test_an_idempotency_key_expires(store):
-    """After its time it is anyone's."""
-    assert await store.claim_key("k", "hash_1", "job_1", 0.05) == ("job_1", "hash_1")
-    async with asyncio.timeout(SOON):
-        while await store.claim_key("k", "hash_2", "job_2", 60.0) != ("job_2", "hash_2"):
-            await asyncio.sleep(0.01)
-    assert await store.claim_key("k", "hash_3", "job_3", 60.0) == ("job_2", "hash_2")
-
-
 async def test_applications_share_nothing(store, redis):
-    """Neither records nor epoch nor keys of one are another's; each application's are in one cluster slot."""
+    """Neither records nor events nor epoch of one are another's; each application's are in one cluster slot."""
     other = JobStore(redis, "other")
     for each, job in ((store, FIRST), (other, replace(FIRST, body={}))):
-        assert await each.create(job)
+        assert await each.create(job, [QUEUED])
         assert await each.raise_epoch() == 1
-        assert await each.claim_key("k", "h", each._keys.epoch, 9.0) == (each._keys.epoch, "h")
     await other.remove("job_1")
     assert await store.load() == [FIRST]
+    assert len(await store.events.read("job_1")) == 1
     tags = {key.partition("}")[0] for key in await redis.keys()}
     assert tags == {"{warpcache:app", "{warpcache:other"}
 
@@ -183,18 +170,17 @@ async def test_a_server_that_forgot_the_scripts(store, redis):
 
 async def test_a_full_server_is_unavailable_for_writes(store, redis):
     """Every write says so and changes nothing; records can be read and removed, which makes room."""
-    await store.create(FIRST)
-    await store.claim_key("k", "hash", "job_1", 60.0)
+    await store.create(FIRST, [QUEUED])
     await redis.config_set("maxmemory", 1)
     second = replace(FIRST, id="job_2")
     swapped = _next(FIRST, Place.RUNNING)
     writes = store.create(second), store.swap(swapped), store.raise_epoch()
-    for write in (*writes, store.claim_key("other", "hash", "job_1", 60.0)):
+    for write in (*writes, store.events.tell("job_1", Event("step", {}))):
         with pytest.raises(Unavailable, match="memory is full"):
             await write
     assert await store.load() == [FIRST]
     assert await _places(store) == {"queued": ["job_1"], "running": [], "ended": []}
-    assert await store.claim_key("k", "hash_2", "job_2", 60.0) == ("job_1", "hash")
+    assert [event.kind for event in await store.events.read("job_1")] == ["queued"]
     await store.remove("job_1")
     await redis.config_set("maxmemory", 0)
     assert await store.create(second)
@@ -226,7 +212,7 @@ async def _loses_one_answer(socket: str, command: bytes):
 
 @pytest.mark.parametrize("write", ["create", "swap"])
 async def test_a_write_whose_answer_was_lost_is_known_as_stored(write, store, server):
-    """Sent again over a new connection, it finds its own record and says so."""
+    """Sent again over a new connection, it finds its own record and says so; what it tells is told once."""
     # So that the server knows the script, and the first answer is the write's own.
     await store.create(replace(FIRST, id="job_2"))
     record = FIRST
@@ -234,6 +220,18 @@ async def test_a_write_whose_answer_was_lost_is_known_as_stored(write, store, se
         await store.create(FIRST)
         record = _next(FIRST, Place.RUNNING)
     async with _loses_one_answer(str(server.socket), b"EVALSHA") as (redis, lost):
-        assert await getattr(JobStore(redis, "app"), write)(record)
+        assert await getattr(JobStore(redis, "app"), write)(record, [QUEUED])
     assert lost == [b":1\r\n"]
     assert await store.get("job_1") == record
+    assert [event.kind for event in await store.events.read("job_1")] == ["queued"]
+
+
+async def test_an_event_whose_answer_was_lost_is_told_once(store, server):
+    """Sent again over a new connection, it is found."""
+    step = Event("step", {"step": 1})
+    await store.create(FIRST, [QUEUED])
+    await store.events.tell("job_2", step)  # as above
+    async with _loses_one_answer(str(server.socket), b"EVALSHA") as (redis, lost):
+        await JobStore(redis, "app").events.tell("job_1", step)
+    assert len(lost) == 1
+    assert [event.kind for event in await store.events.read("job_1")] == ["queued", "step"]

@@ -24,6 +24,7 @@ from warpcache_ray.serving.jobs import Jobs
 from warpcache_ray.serving.lifecycle import (
     ANONYMOUS,
     Job,
+    Once,
     Order,
     Progress,
     StaleFence,
@@ -32,6 +33,7 @@ from warpcache_ray.serving.lifecycle import (
 from warpcache_ray.serving.metrics import Metrics
 from warpcache_ray.store.connection import check
 from warpcache_ray.store.connection import connect as connect_store
+from warpcache_ray.store.events import Event
 from warpcache_ray.store.jobs import JobStore
 from warpcache_ray.store.server import EmbeddedServer
 
@@ -76,12 +78,27 @@ class Coordinator:
         if changed:
             await self.invalidate(None)
 
-    async def submit(
-        self, request: dict[str, Any], policy: dict[str, Any], client: str = ANONYMOUS
-    ) -> dict[str, Any]:
-        """Takes a job in.
+    async def find(self, once: Once) -> dict[str, Any] | None:
+        """The record of the job that an idempotency key stands for.
 
         Raises:
+            IdempotencyConflict: it stands for another request.
+        """
+        jobs = await self._jobs()
+        known = jobs.known(once)
+        return None if known is None else self._record(jobs, known)
+
+    async def submit(
+        self,
+        request: dict[str, Any],
+        policy: dict[str, Any],
+        client: str = ANONYMOUS,
+        once: Once | None = None,
+    ) -> dict[str, Any]:
+        """Takes a job in; where the request's idempotency key stands for one, that is it.
+
+        Raises:
+            IdempotencyConflict: the key stands for another request.
             QueueFull: as many jobs wait as the limit allows.
             Unavailable: the store doesn't take it.
         """
@@ -94,8 +111,7 @@ class Coordinator:
         deadline = None if patience is None else now + patience
         job = Job(f"job_{uuid.uuid4().hex}", request, policy, now, client, deadline_at=deadline)
         job = replace(job, busy_since=admission.busy_since(jobs, job.priority, now))
-        await jobs.add(job)
-        return self._record(jobs, jobs.get(job.id))
+        return self._record(jobs, await jobs.add(job, once))
 
     async def get(self, job_id: str) -> dict[str, Any]:
         """A job's record."""
@@ -112,6 +128,11 @@ class Coordinator:
         jobs = await self._jobs()
         await jobs.until(lambda: jobs.get(job_id).ended, timeout_s)
         return self._record(jobs, jobs.get(job_id))
+
+    async def events(self, job_id: str, after: str, timeout_s: float) -> list[Event] | None:
+        """What happened to a job after an event, as soon as there is something or the time is over; None if the job
+        has ended and nothing came after that."""
+        return await (await self._jobs()).events(job_id, after, timeout_s)
 
     async def cancel(self, job_id: str) -> dict[str, Any]:
         """Asks for the end of a job; the record says whether it has ended."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request, Response
-from fastapi.responses import FileResponse, JSONResponse
+from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from ray import serve
 from ray.exceptions import RayActorError, RayTaskError
 
@@ -21,7 +21,9 @@ from warpcache_ray.errors import JobNotReady, Unavailable
 from warpcache_ray.media import MEDIA_TYPES
 from warpcache_ray.policy_spec import describe_policy, parse_policy, summarize_policy
 from warpcache_ray.serving import coordinator, problems, videos
-from warpcache_ray.serving.lifecycle import ANONYMOUS, TERMINAL, Status
+from warpcache_ray.serving.events import ANSWERS, LastEventId, follow
+from warpcache_ray.serving.idempotency import IdempotencyKey, once
+from warpcache_ray.serving.lifecycle import ANONYMOUS, TERMINAL, Once, Status
 from warpcache_ray.serving.schemas import GenerateRequest, Invalidation, VideoFields, check_shape
 
 WAIT_S = 20.0
@@ -66,17 +68,29 @@ class Service:
         info: dict[str, Any] = next(iter(replicas.values()))
         return info
 
-    async def submit(self, asked: VideoFields, request: Request) -> dict[str, Any]:
-        """Takes a job in for the client of the HTTP request, if the model can make its video; the record.
+    @staticmethod
+    def client_of(request: Request) -> str:
+        """Who asks, without the key itself."""
+        key = request.headers.get("x-api-key")
+        return hashlib.sha256(key.encode()).hexdigest()[:16] if key else ANONYMOUS
+
+    async def submit(self, asked: VideoFields, client: str, once: Once | None) -> dict[str, Any]:
+        """The record of the job that is asked for: a new one, or the one that the request had when it was sent before.
 
         Raises:
-            WarpCacheError: what is wrong with the request, or with the service.
+            InvalidRequest: the model can't make it, or the service doesn't allow it.
+            IdempotencyConflict: the request's key stands for another one.
         """
+        # Before all else: a request that was taken in is not refused when it is sent again.
+        known: dict[str, Any] | None = await self.ask("find", once) if once else None
+        if known is not None:
+            return known
         policy = self.policy_for(asked)
         seed = asked.seed if asked.seed is not None else secrets.randbelow(2**31)
-        fields = asked.job_request(self.config.model.defaults, seed)
-        check_shape(fields, self.config.model.limits, await self.model_info())
-        job: dict[str, Any] = await self.ask("submit", fields, policy, _client(request))
+        model, info = self.config.model, await self.model_info()
+        fields = asked.resolved(model, info["frame_multiple"]).job_request(model.defaults, seed)
+        check_shape(fields, model.limits, info)
+        job: dict[str, Any] = await self.ask("submit", fields, policy, client, once)
         return job
 
     async def video_file(self, job_id: str) -> Path | None:
@@ -106,9 +120,12 @@ def routes(service: Service) -> APIRouter:
 
 def _add_generation(router: APIRouter, service: Service) -> None:
     @router.post("/generate")
-    async def generate(body: GenerateRequest, request: Request) -> Response:
+    async def generate(
+        body: GenerateRequest, request: Request, key: IdempotencyKey = None
+    ) -> Response:
         """Takes a job in; answers with its id at once, or with its end if `wait` or a media type is asked for."""
-        job = await service.submit(body, request)
+        client = service.client_of(request)
+        job = await service.submit(body, client, once(key, client, "/generate", body))
         raw = MEDIA_TYPES[body.output_format] in request.headers.get("accept", "")
         if not (body.wait or raw):
             return JSONResponse(_public(job, request))
@@ -139,6 +156,11 @@ def _add_jobs(router: APIRouter, service: Service) -> None:
     async def job(job_id: str, request: Request) -> JSONResponse:
         """The job's record: status, progress, cache summary, policy, seed, fingerprint of the latents."""
         return JSONResponse(_public(await service.ask("get", job_id), request))
+
+    @router.get("/jobs/{job_id}/events", response_class=StreamingResponse, responses=ANSWERS)
+    async def events(job_id: str, request: Request, last: LastEventId = None) -> Response:
+        """What happens to the job, as Server-Sent Events from its first one to its end, or from `Last-Event-ID` on."""
+        return await follow(service.ask, job_id, last, lambda job: _public(job, request))
 
     @router.get("/jobs/{job_id}/video")
     async def video(job_id: str) -> Response:
@@ -208,12 +230,6 @@ def _public(job: dict[str, Any], request: Request) -> dict[str, Any]:
     done = job["status"] == Status.SUCCEEDED
     prefix = request.scope.get("root_path", "")
     return job | {"video": f"{prefix}/jobs/{job['id']}/video" if done else None}
-
-
-def _client(request: Request) -> str:
-    """Who asks, without the key itself."""
-    key = request.headers.get("x-api-key")
-    return hashlib.sha256(key.encode()).hexdigest()[:16] if key else ANONYMOUS
 
 
 def _status(job: dict[str, Any]) -> int:

@@ -9,14 +9,19 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from typing import Any
 
-from warpcache_ray.errors import NotFound, Unavailable
-from warpcache_ray.serving.lifecycle import Job, Status
-from warpcache_ray.store.jobs import JobStore, Place, Record
+from warpcache_ray.errors import IdempotencyConflict, NotFound, Unavailable
+from warpcache_ray.serving.history import STEP, happened
+from warpcache_ray.serving.lifecycle import Job, Once, Status
+from warpcache_ray.store.events import Event
+from warpcache_ray.store.jobs import JobStore, Record
+from warpcache_ray.store.keys import Place
 
 log = logging.getLogger(__name__)
 
 PERSIST_S = 2.0
 """How old stored progress may be. All else is stored before it counts."""
+STEP_S = 0.25
+"""How soon a job's next step may be told. All else is told as it is stored."""
 
 Transition = Callable[[Job], Job]
 
@@ -29,6 +34,9 @@ class Jobs:
         self._jobs: dict[str, Job] = {}
         self._versions: dict[str, int] = {}
         self._stored_at: dict[str, float] = {}
+        self._told: dict[str, Job] = {}
+        """As the events have it."""
+        self._told_at: dict[str, float] = {}
         self._changing = asyncio.Lock()
         self._changed = asyncio.Condition()
 
@@ -45,6 +53,7 @@ class Jobs:
             running = job.status is Status.RUNNING
             self._jobs[job.id] = replace(job, seen_at=now) if running else job
             self._versions[job.id] = record.version
+            self._told[job.id] = job
 
     def __iter__(self) -> Iterator[Job]:
         return iter(list(self._jobs.values()))
@@ -64,17 +73,44 @@ class Jobs:
         """How many have a status."""
         return sum(job.status is status for job in self._jobs.values())
 
-    async def add(self, job: Job) -> None:
-        """A new job.
+    def known(self, once: Once) -> Job | None:
+        """The job that an idempotency key stands for.
 
         Raises:
+            IdempotencyConflict: it stands for another request.
+        """
+        whose = once.client, once.key
+        kept = (job for job in self._jobs.values() if not job.removed)
+        found = next((job for job in kept if (job.client, job.key) == whose), None)
+        if found is not None and found.asked != once.asked:
+            raise IdempotencyConflict(
+                f"Idempotency-Key = {once.key!r} was used for another request; "
+                "send that one's body with it, or another key",
+                "Idempotency-Key",
+            )
+        return found
+
+    async def add(self, job: Job, once: Once | None = None) -> Job:
+        """A new job, or the one that its request's idempotency key stands for. The key is part of the record, so that
+        neither is ever there without the other.
+
+        Raises:
+            IdempotencyConflict: the key stands for another request.
             Unavailable: the store doesn't take it; there is no such job then.
         """
         async with self._changing:
-            if not await self.store.create(_record(job, 1)):
+            if once is not None:
+                known = self.known(once)
+                if known is not None:
+                    return known
+                job = replace(job, key=once.key, asked=once.asked)
+            events = happened(None, job)
+            if not await self.store.create(_record(job, 1), events):
                 raise Unavailable(f"job {job.id} exists already")
             self._versions[job.id] = 1
+            self._note_told(job, events)
             await self._see(job)
+            return job
 
     async def change(self, job_id: str, transition: Transition) -> Job:
         """The job after a transition; if that leaves it as it was, nothing is stored.
@@ -93,25 +129,38 @@ class Jobs:
             return job
 
     async def note(self, job_id: str, transition: Transition) -> Job:
-        """The job after a transition that may be lost with this process: seen at once, stored soon."""
+        """The job after a transition that may be lost with this process: seen at once, stored and told soon."""
         before = self.get(job_id)
         job = transition(before)
         await self._see(job)
-        due = time.monotonic() - self._stored_at.get(job_id, 0.0) > PERSIST_S
-        if due:
-            try:
-                async with self._changing:
-                    await self._store(self.get(job_id))
-            except Unavailable as error:
-                log.warning("progress of %s isn't stored: %s", job_id, error.message)
+        try:
+            async with self._changing:
+                await self._follow(self.get(job_id))
+        except Unavailable as error:
+            log.warning("progress of %s isn't stored: %s", job_id, error.message)
         return job
 
     async def remove(self, job_id: str) -> None:
         """Forgets a job."""
         async with self._changing:
             await self.store.remove(job_id)
-            for table in (self._jobs, self._versions, self._stored_at):
+            for table in (self._jobs, self._versions, self._stored_at, self._told, self._told_at):
                 table.pop(job_id, None)
+
+    async def events(self, job_id: str, after: str, timeout_s: float) -> list[Event] | None:
+        """What happened to a job after an event, as soon as there is something or the time is over; None if the job
+        has ended and nothing came after that.
+
+        Raises:
+            NotFound: there is no such job (any more).
+        """
+        job, told = self.get(job_id), self._told[job_id]
+        found = await self.store.events.read(job_id, after)
+        if found or job.ended:
+            return found or None
+        if await self.until(lambda: self._told.get(job_id) is not told, timeout_s):
+            return await self.store.events.read(job_id, after)
+        return []
 
     async def until(self, happened: Callable[[], bool], timeout_s: float) -> bool:
         """Waits for what a change brings about; False when the time is over without it."""
@@ -127,16 +176,36 @@ class Jobs:
         async with self._changed:
             self._changed.notify_all()
 
+    async def _follow(self, job: Job) -> None:
+        """Stores or tells what is due of a job's progress."""
+        events, now = happened(self._told[job.id], job), time.monotonic()
+        stale = now - self._stored_at.get(job.id, 0.0) > PERSIST_S
+        if stale or any(event.kind != STEP for event in events):
+            await self._store(job)
+        elif events and now - self._told_at.get(job.id, 0.0) > STEP_S:
+            await self.store.events.tell(job.id, events[0])
+            self._note_told(job, events)
+        else:
+            return
+        await self.wake()
+
     async def _store(self, job: Job) -> None:
-        version = self._versions[job.id] + 1
-        if not await self.store.swap(_record(job, version)):
-            # A write of ours whose answer was lost on its way may have counted all the same.
+        version, events = self._versions[job.id] + 1, happened(self._told[job.id], job)
+        if not await self.store.swap(_record(job, version), events):
+            # A write of ours whose answer was lost on its way may have counted all the same, and told what it had to.
             stored = await self.store.get(job.id)
-            version = stored.version + 1 if stored is not None else version
-            if not await self.store.swap(_record(job, version)):
+            if stored is not None:
+                version, events = stored.version + 1, happened(_job(stored), job)
+            if not await self.store.swap(_record(job, version), events):
                 raise Unavailable(f"job {job.id} isn't in the store any more")
         self._versions[job.id] = version
         self._stored_at[job.id] = time.monotonic()
+        self._note_told(job, events)
+
+    def _note_told(self, job: Job, events: list[Event]) -> None:
+        if events:
+            self._told[job.id] = job
+            self._told_at[job.id] = time.monotonic()
 
     async def _see(self, job: Job) -> None:
         self._jobs[job.id] = job

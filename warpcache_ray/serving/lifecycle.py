@@ -39,6 +39,8 @@ PRIVATE = (
     "deadline_at",
     "ending",
     "ending_at",
+    "key",
+    "asked",
     "removed",
 )
 """Fields of a record that are nobody's business outside of the service."""
@@ -46,6 +48,16 @@ PRIVATE = (
 
 class StaleFence(Exception):
     """The attempt that speaks is not the job's current one, or the job has ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Once:
+    """What a request that is to be carried out once is known by: its client, that one's key, a digest of what it
+    asks."""
+
+    client: str
+    key: str
+    asked: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +92,9 @@ class Job:
     cache: dict[str, Any] = field(default_factory=dict)
     result: dict[str, Any] = field(default_factory=dict)
     error: dict[str, Any] | None = None
+    key: str | None = None
+    """The idempotency key of the request, if it has one; `asked` is the digest that goes with it."""
+    asked: str | None = None
     removed: bool = False
     """Its owner wants to see no more of it. What it charged its client counts all the same."""
 

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from warpcache_ray.config import Defaults, Limits, Quality
+from warpcache_ray.config import Defaults, Limits, ModelConfig, Quality
 from warpcache_ray.errors import InvalidRequest
 from warpcache_ray.media import Format
 from warpcache_ray.parallel.split import Split
@@ -46,6 +46,10 @@ class VideoFields(BaseModel):
             raise ValueError(
                 f"policy = {self.policy!r} and quality = {self.quality!r} exclude each other; give one of them"
             )
+        return self
+
+    def resolved(self, served: ModelConfig, frame_multiple: int) -> VideoFields:
+        """The request with the video's measures in these fields, whichever way they were given."""
         return self
 
     def job_request(self, defaults: Defaults, seed: int) -> dict[str, Any]:

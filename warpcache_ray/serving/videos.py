@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from warpcache_ray.errors import JobNotReady, NotFound
 from warpcache_ray.media import MEDIA_TYPES
 from warpcache_ray.serving import problems, videos_schema
+from warpcache_ray.serving.idempotency import IdempotencyKey, once
 from warpcache_ray.serving.lifecycle import TERMINAL
 from warpcache_ray.serving.videos_schema import STATUSES, VideoRequest
 from warpcache_ray.video import spritesheet, thumbnail
@@ -47,7 +48,7 @@ def routes(service: Service) -> APIRouter:
 
 def _add_creation(router: APIRouter, service: Service) -> None:
     @router.post("/videos", openapi_extra=_BODY)
-    async def create(request: Request) -> Response:
+    async def create(request: Request, key: IdempotencyKey = None) -> Response:
         """Takes a video in, as JSON or as a form; answers with its id at once."""
         try:
             asked = VideoRequest.model_validate(await _body(request))
@@ -55,9 +56,9 @@ def _add_creation(router: APIRouter, service: Service) -> None:
             first: dict[str, Any] = {**error.errors()[0]}
             return problems.explain({**first, "loc": ("body", *first["loc"])}, VideoRequest)
         videos_schema.check_model(asked.model, service.config)
-        multiple = (await service.model_info())["frame_multiple"]
-        asked = videos_schema.resolve(asked, service.config.model, multiple)
-        return _answer(service, await service.submit(asked, request), request)
+        client = service.client_of(request)
+        job = await service.submit(asked, client, once(key, client, "/v1/videos", asked))
+        return _answer(service, job, request)
 
 
 async def _body(request: Request) -> Any:

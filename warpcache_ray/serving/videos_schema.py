@@ -60,34 +60,33 @@ class VideoRequest(VideoFields):
         # The name that SGLang and vLLM-Omni have for it.
         return "exact" if quality == "lossless" else quality
 
+    def resolved(self, served: ModelConfig, frame_multiple: int) -> VideoFields:
+        """With what `size` and `seconds` say as width, height and frames, where those aren't given themselves.
 
-def resolve(request: VideoRequest, model: ModelConfig, frame_multiple: int) -> VideoRequest:
-    """The request with what `size` and `seconds` say as width, height and frames, where it doesn't give those itself.
+        Frames are seconds × fps, rounded to the nearest number that the model can make (1 more than a multiple of
+        `frame_multiple`), of two as near to the larger.
 
-    Frames are seconds × fps, rounded to the nearest number that the model can make (1 more than a multiple of
-    `frame_multiple`), of two as near to the larger.
-
-    Raises:
-        InvalidRequest: more seconds than the service allows.
-    """
-    meant: dict[str, int] = {}
-    if request.size is not None:
-        width, height = map(int, request.size.split("x"))
-        meant |= {"width": width, "height": height}
-    if request.seconds is not None and request.num_frames is None:
-        fps, most = request.fps or model.defaults.fps, model.limits.num_frames
-        steps = math.floor((request.seconds * fps - 1) / frame_multiple + 0.5)
-        frames = 1 + frame_multiple * max(0, steps)
-        if frames > most:
-            raise InvalidRequest(
-                f"seconds = {request.seconds:g} is not allowed; at fps = {fps} that is num_frames = {frames}, "
-                f"which must be at most {most}",
-                "seconds",
-            )
-        meant["num_frames"] = frames
-    return request.model_copy(
-        update={name: value for name, value in meant.items() if getattr(request, name) is None}
-    )
+        Raises:
+            InvalidRequest: more seconds than the service allows.
+        """
+        meant: dict[str, int] = {}
+        if self.size is not None:
+            width, height = map(int, self.size.split("x"))
+            meant |= {"width": width, "height": height}
+        if self.seconds is not None and self.num_frames is None:
+            fps, most = self.fps or served.defaults.fps, served.limits.num_frames
+            steps = math.floor((self.seconds * fps - 1) / frame_multiple + 0.5)
+            frames = 1 + frame_multiple * max(0, steps)
+            if frames > most:
+                raise InvalidRequest(
+                    f"seconds = {self.seconds:g} is not allowed; at fps = {fps} that is num_frames = {frames}, "
+                    f"which must be at most {most}",
+                    "seconds",
+                )
+            meant["num_frames"] = frames
+        return self.model_copy(
+            update={name: value for name, value in meant.items() if getattr(self, name) is None}
+        )
 
 
 def form_fields(items: Iterable[tuple[str, Any]]) -> dict[str, Any]:

@@ -1,21 +1,22 @@
-"""Job records in Redis: versioned, in three ordered places, each change atomic."""
+"""Job records in Redis: versioned, in three ordered places, each change atomic, together with what it tells."""
 
 from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 from redis.asyncio import Redis
 
 from warpcache_ray.store.connection import answers
+from warpcache_ray.store.events import PUSH, Event, Events, arguments
+from warpcache_ray.store.keys import Keys, Place
 
 BATCH = 200
 
-PUT = """
+PUT = f"""{PUSH}
 local version, writer = unpack(redis.call('HMGET', KEYS[1], 'version', 'writer'))
 local id, before, after, place, score, body, me = unpack(ARGV)
 if writer == me then return 1 end
@@ -25,6 +26,7 @@ redis.call('HSET', KEYS[1],
     'version', after, 'place', place, 'score', score, 'body', body, 'writer', me)
 redis.call('ZREM', KEYS[3], id)
 redis.call('ZREM', KEYS[4], id)
+for told = 8, #ARGV, 2 do push(KEYS[5], ARGV[told], ARGV[told + 1]) end
 return 1
 """
 """Compare and set. The writer is one call's mark: sent again after a broken connection, it finds its own write.
@@ -34,8 +36,8 @@ unless that frees memory as ZREM does.
 """
 
 REMOVE = """
-redis.call('DEL', KEYS[1])
-for place = 2, #KEYS do redis.call('ZREM', KEYS[place], ARGV[1]) end
+redis.call('DEL', KEYS[1], KEYS[2])
+for place = 3, #KEYS do redis.call('ZREM', KEYS[place], ARGV[1]) end
 """
 
 ALL_IDS = """
@@ -49,27 +51,11 @@ return ids
 transactions, be it one that only reads or removes.
 """
 
-CLAIM_KEY = """
-local owner = redis.call('GET', KEYS[1])
-if owner then return owner end
-redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-return ARGV[1]
-"""
-
-
 RAISE_EPOCH = """
 local epoch = redis.call('INCR', KEYS[1])
 if ARGV[1] == 'model' then redis.call('SET', KEYS[2], epoch) end
 return epoch
 """
-
-
-class Place(StrEnum):
-    """Which of the ordered sets a record is in."""
-
-    QUEUED = "queued"
-    RUNNING = "running"
-    ENDED = "ended"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,22 +69,6 @@ class Record:
     body: dict[str, Any]
 
 
-class _Keys:
-    """All keys of an application. The braces keep them in one slot of a cluster."""
-
-    def __init__(self, application: str) -> None:
-        root = f"{{warpcache:{application}}}"
-        self.epoch, self.model_epoch = f"{root}:epoch", f"{root}:epoch:model"
-        self.places = {place: f"{root}:{place}" for place in Place}
-        self._root = root
-
-    def job(self, id: str) -> str:
-        return f"{self._root}:job:{id}"
-
-    def idempotency(self, key: str) -> str:
-        return f"{self._root}:key:{key}"
-
-
 class JobStore:
     """The records of one application. Every method raises Unavailable when the server can't serve.
 
@@ -107,20 +77,21 @@ class JobStore:
 
     def __init__(self, redis: Redis, application: str) -> None:
         self._redis = redis
-        self._keys = _Keys(application)
+        self._keys = Keys(application)
+        self.events = Events(redis, self._keys)
         self._put_script = redis.register_script(PUT)
         self._remove_script = redis.register_script(REMOVE)
         self._all_ids_script = redis.register_script(ALL_IDS)
-        self._claim_key_script = redis.register_script(CLAIM_KEY)
         self._raise_epoch_script = redis.register_script(RAISE_EPOCH)
 
-    async def create(self, record: Record) -> bool:
-        """Stores a new record. False: its id exists, nothing was stored."""
-        return await self._put(record, before="")
+    async def create(self, record: Record, events: Sequence[Event] = ()) -> bool:
+        """Stores a new record and what it tells. False: its id exists, nothing was stored."""
+        return await self._put(record, "", events)
 
-    async def swap(self, record: Record) -> bool:
-        """Stores the record in place of the version before its own. False: that isn't what is stored."""
-        return await self._put(record, before=str(record.version - 1))
+    async def swap(self, record: Record, events: Sequence[Event] = ()) -> bool:
+        """Stores the record in place of the version before its own, and what that tells. False: that isn't what is
+        stored, nor is anything now."""
+        return await self._put(record, str(record.version - 1), events)
 
     async def get(self, id: str) -> Record | None:
         """The record as it stands, or None."""
@@ -128,9 +99,9 @@ class JobStore:
             return _record(id, await self._redis.hgetall(self._keys.job(id)))
 
     async def remove(self, id: str) -> None:
-        """Forgets the record, if there is one."""
+        """Forgets the record, if there is one, and its events."""
         with answers():
-            keys = [self._keys.job(id), *self._keys.places.values()]
+            keys = [self._keys.job(id), self._keys.events(id), *self._keys.places.values()]
             await self._remove_script(keys=keys, args=[id])
 
     async def ids(self, place: Place, start: int = 0, stop: int = -1) -> list[str]:
@@ -163,24 +134,17 @@ class JobStore:
                 )
             )
 
-    async def claim_key(
-        self, key: str, body_hash: str, job_id: str, ttl_s: float
-    ) -> tuple[str, str]:
-        """Job and body hash that own an idempotency key: the given ones, unless it was claimed within its time."""
-        with answers():
-            owner = await self._claim_key_script(
-                keys=[self._keys.idempotency(key)],
-                args=[json.dumps([job_id, body_hash]), max(1, round(ttl_s * 1000))],
-            )
-        job_id, body_hash = json.loads(owner)
-        return job_id, body_hash
-
-    async def _put(self, record: Record, before: str) -> bool:
+    async def _put(self, record: Record, before: str, events: Sequence[Event]) -> bool:
         places = dict(self._keys.places)
         place = places.pop(record.place)
         with answers():
             stored = await self._put_script(
-                keys=[self._keys.job(record.id), place, *places.values()],
+                keys=[
+                    self._keys.job(record.id),
+                    place,
+                    *places.values(),
+                    self._keys.events(record.id),
+                ],
                 args=[
                     record.id,
                     before,
@@ -189,6 +153,7 @@ class JobStore:
                     record.score,
                     json.dumps(record.body),
                     uuid.uuid4().hex,
+                    *arguments(events),
                 ],
             )
         return bool(stored)
