@@ -1,6 +1,7 @@
 """The coordinator as plain asyncio, without Ray."""
 
 import asyncio
+import logging
 import uuid
 from dataclasses import replace
 from typing import Any
@@ -334,6 +335,7 @@ async def test_a_new_coordinator_knows_what_the_old_one_knew(hub, application, s
 
 async def test_a_record_of_another_version_is_left_alone(hub, application, store_server, caplog):
     """It stops nobody: the others are loaded, and it stays in the store."""
+    caplog.set_level(logging.WARNING)
     job_id = await _submit(hub)
     store = (await hub._jobs()).store
     await store.create(Record("job_old", 1, Place.QUEUED, 0.0, {"id": "job_old", "mood": "fine"}))

@@ -1,6 +1,7 @@
 """Which servers are accepted, and what their failures become."""
 
 import asyncio
+import logging
 import os
 import signal
 
@@ -57,6 +58,7 @@ async def test_servers_that_evict_are_refused(policy, rights, redis, server):
 
 async def test_a_server_that_tells_nothing_is_accepted(redis, server, caplog):
     """Where INFO is forbidden too, a warning says what is unknown."""
+    caplog.set_level(logging.WARNING)
     rights = ["on", ">secret", "~*", "+@all", "-config", "-info"]
     await redis.execute_command("ACL", "SETUSER", "limited", *rights)
     limited = connect(f"{server.url}?username=limited&password=secret")
