@@ -354,3 +354,18 @@ def test_the_end_of_an_attempt():
     assert (over.status, over.error["code"]) == (Status.FAILED, AttemptTimeout.code)
     told = lifecycle.request_end(job, DeadlineExceeded("x"), 5.0)
     assert admission.expire(told, 1.0, 10.0, 10.1) is told
+
+
+def test_a_deadline_goes_before_all_else():
+    """A waiting job fails at its time, a running one is told to end; told once, or ended, it stays as it is."""
+    asked = {"deadline_s": 10.0}
+    waiting = replace(Arrival(0.0).job(0), request=asked, deadline_at=10.0)
+    at_work = lifecycle.claim(waiting, "r", 0, 1.0)
+    for job in (waiting, at_work):
+        assert admission.expire(job, 99.0, None, 10.0) is job
+    late = admission.expire(waiting, 1.0, None, 10.1)
+    assert (late.status, late.error["code"]) == (Status.FAILED, DeadlineExceeded.code)
+    told = admission.expire(at_work, 1.0, 1.0, 10.1)
+    assert told.ending["code"] == DeadlineExceeded.code
+    for job in (late, told, lifecycle.succeed(at_work, 1, {}, 9.0)):
+        assert admission.expire(job, 1.0, 1.0, 10.2) is job

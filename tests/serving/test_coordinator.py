@@ -283,6 +283,41 @@ async def test_another_model_is_another_epoch(hub):
     assert hub.epoch > 0
 
 
+async def test_one_that_was_started_anew_is_reminded(application, store_server):
+    """Ray starts it with its first configuration; the one in force is told again, which voids nothing. One that knows
+    its own is told nothing."""
+    fresh, new = Coordinator(application, CONFIG, store_server), replace(CONFIG, max_attempts=7)
+    await fresh.remind(replace(new, model=replace(CONFIG.model, path="y")))
+    assert (fresh.config.max_attempts, fresh.epoch) == (7, 0)
+    await fresh.configure(CONFIG)
+    await fresh.remind(new)
+    assert fresh.config == CONFIG
+
+
+async def test_pages_go_on_after_a_job_that_is_hidden(hub):
+    """It was there when the page before was read."""
+    jobs = [await _submit(hub) for _ in range(2)]
+    await hub.cancel(jobs[0])
+    await hub.remove(jobs[0])
+    for newest_first, rest in ((False, [jobs[1]]), (True, [])):
+        page, more = await hub.page(jobs[0], 10, newest_first)
+        assert ([record["id"] for record in page], more) == (rest, False)
+
+
+async def test_the_reaper_survives_what_it_meets(reaped, monkeypatch, caplog):
+    """An error over one job doesn't end the watch over all."""
+    caplog.set_level(logging.ERROR)
+    job_id = await _submit(reaped)
+    await _claim(reaped)
+    with monkeypatch.context() as patch:
+        patch.setattr("warpcache_ray.serving.admission.expire", lambda *_: 1 / 0)
+        async with asyncio.timeout(SOON):
+            while "reaping failed" not in caplog.text:
+                await asyncio.sleep(0.005)
+    await reaped.configure(replace(CONFIG, lease_s=0.02))
+    await _until(reaped, job_id, "queued")
+
+
 async def test_a_lost_attempt_has_its_own_epoch_and_the_checkpoint(hub):
     """The next one starts there, and nothing that the lost one kept counts."""
     job_id = await _submit(hub)

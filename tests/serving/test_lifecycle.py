@@ -114,16 +114,6 @@ def test_a_job_ends_for_the_reason_that_was_given_first():
     assert lifecycle.fail(late, 1, FAILURE, 9.0).error == FAILURE
 
 
-def test_deadlines():
-    """A job is overdue once, from its deadline on, unless it has ended."""
-    job = replace(RUNNING, deadline_at=10.0)
-    assert not lifecycle.overdue(job, 10.0)
-    assert lifecycle.overdue(job, 10.1)
-    assert not lifecycle.overdue(RUNNING, 1e9)
-    assert not lifecycle.overdue(lifecycle.request_end(job, CANCELLED, 9.0), 10.1)
-    assert not lifecycle.overdue(lifecycle.succeed(job, 1, {}, 9.0), 10.1)
-
-
 def test_epochs_of_model_and_job():
     """The newer one counts; a lost attempt and an invalidation raise the job's own."""
     assert lifecycle.claim(QUEUED, "r", 3, 2.0).epoch == 3

@@ -16,6 +16,7 @@ from PIL import Image
 from warpcache_ray.config import Defaults, Limits, ModelConfig, ServiceConfig
 from warpcache_ray.errors import Cancelled, GenerationFailed
 from warpcache_ray.serving.coordinator import Coordinator
+from warpcache_ray.serving.fleet import Fleet
 from warpcache_ray.serving.lifecycle import Job
 from warpcache_ray.serving.videos_schema import VideoRequest
 from warpcache_ray.store.server import EmbeddedServer
@@ -157,7 +158,7 @@ async def test_idempotency_keys(openai, hub):
     """One job however often a request is sent, also when no replica is left; a new one once the video is deleted."""
     keyed = openai.with_options(default_headers={"Idempotency-Key": "one"})
     video = await keyed.videos.create(prompt="a", seconds="1")
-    hub.replicas.clear()
+    hub.fleet = Fleet()
     assert (await keyed.videos.create(prompt="a", seconds="1")).id == video.id
     with pytest.raises(UnprocessableEntityError, match="Idempotency-Key"):
         await keyed.videos.create(prompt="a", seconds="2")

@@ -22,7 +22,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from warpcache_ray.core.policies.auto import DEFAULT_SHARE, Auto
 from warpcache_ray.core.policies.never import Never
-from warpcache_ray.errors import AttemptTimeout, QueueTimeout
+from warpcache_ray.errors import AttemptTimeout, DeadlineExceeded, QueueTimeout
 from warpcache_ray.serving import lifecycle
 from warpcache_ray.serving.lifecycle import Job, Status
 from warpcache_ray.serving.pace import volume_of
@@ -212,7 +212,12 @@ def retry_after_s(jobs: Iterable[Job], rates: Rates, replicas: int, now: float) 
 
 
 def expire(job: Job, queue_s: float, attempt_s: float | None, now: float) -> Job:
-    """The end of a job that has waited for longer than `queue_s`, or whose attempt takes longer than `attempt_s`."""
+    """The end of a job whose deadline has passed, that has waited for longer than `queue_s`, or whose attempt takes
+    longer than `attempt_s`; one that is told to end already stays as it is."""
+    if job.deadline_at is not None and now > job.deadline_at:
+        asked = job.request["deadline_s"]
+        missed = DeadlineExceeded(f"not done in deadline_s = {asked:g} s", "deadline_s")
+        return lifecycle.request_end(job, missed, now)
     if job.status is Status.QUEUED and now - job.waits_since > queue_s:
         late = QueueTimeout(f"no replica took it within queue_timeout_s = {queue_s:g} s")
         return lifecycle.request_end(job, late, now)

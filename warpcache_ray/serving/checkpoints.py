@@ -46,10 +46,14 @@ class Checkpoints:
         return None
 
     def forget(self, job: str) -> None:
-        """Forgets all of a job's."""
-        system, folder = self._folder(job)
-        if system.exists(folder):
-            system.rm(folder, recursive=True)
+        """Forgets all of a job's. Where they can't be taken away, they stay, with a warning."""
+        try:
+            system, folder = self._folder(job)
+            if system.exists(folder):
+                system.rm(folder, recursive=True)
+        except Exception as error:
+            # Each kind of storage has errors of its own.
+            log.warning("checkpoints of %s stay: %s", job, error)
 
     def _folder(self, job: str) -> tuple[Any, str]:
         system, path = fsspec.core.url_to_fs(f"{self.url.rstrip('/')}/{job}")

@@ -8,7 +8,7 @@ import time
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,11 @@ import ray
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from warpcache_ray.config import ServiceConfig
-from warpcache_ray.errors import Cancelled, DeadlineExceeded, QueueFull, Unavailable
+from warpcache_ray.errors import Cancelled, NotFound, QueueFull, Unavailable
 from warpcache_ray.serving import admission, lifecycle
 from warpcache_ray.serving.admission import Rates, Turn
 from warpcache_ray.serving.checkpoints import Checkpoints
+from warpcache_ray.serving.fleet import Fleet
 from warpcache_ray.serving.jobs import Jobs
 from warpcache_ray.serving.lifecycle import (
     ANONYMOUS,
@@ -43,12 +44,6 @@ NAMESPACE = "warpcache"
 REAP_S = 0.5
 
 
-@dataclass(slots=True)
-class _Replica:
-    info: dict[str, Any]
-    seen_at: float = field(default_factory=time.time)
-
-
 class Coordinator:
     """Async methods, each a transition of `lifecycle`; waiting ones wake on any change.
 
@@ -61,11 +56,12 @@ class Coordinator:
     ) -> None:
         self.application = application
         self.config = config
-        self.replicas: dict[str, _Replica] = {}
+        self.fleet = Fleet()
         self.metrics = Metrics()
         self.rates = Rates()
         self.epoch = 0
         """The model's: states of older ones are void."""
+        self._configured = False
         self._server = server
         self._opened: asyncio.Task[Jobs] | None = None
         self._reaper: asyncio.Task[None] | None = None
@@ -73,10 +69,15 @@ class Coordinator:
     async def configure(self, config: ServiceConfig) -> None:
         """Takes a redeployed application's configuration; with another model, what was kept for the old one is void."""
         changed = config.model != self.config.model
-        self.config = config
+        self.config, self._configured = config, True
         await self._jobs()
         if changed:
             await self.invalidate(None)
+
+    async def remind(self, config: ServiceConfig) -> None:
+        """The configuration, for one that was started anew: Ray does that with the first one there ever was."""
+        if not self._configured:
+            self.config, self._configured = config, True
 
     async def find(self, once: Once) -> dict[str, Any] | None:
         """The record of the job that an idempotency key stands for.
@@ -136,8 +137,9 @@ class Coordinator:
 
     async def cancel(self, job_id: str) -> dict[str, Any]:
         """Asks for the end of a job; the record says whether it has ended."""
-        job = await self._end(job_id, Cancelled("cancelled"))
-        return self._record(await self._jobs(), job)
+        reason = Cancelled("cancelled")
+        await self._ends(job_id, lambda job: lifecycle.request_end(job, reason, time.time()))
+        return await self.get(job_id)
 
     async def page(
         self, after: str | None, limit: int, newest_first: bool
@@ -145,9 +147,12 @@ class Coordinator:
         """Records by time of submission, the ones that follow a job's, and whether there are more."""
         jobs = await self._jobs()
         shown = (job for job in jobs if not job.removed)
-        ordered = sorted(shown, key=lambda job: (job.created_at, job.id), reverse=newest_first)
+        ordered = sorted(shown, key=_age, reverse=newest_first)
         if after is not None:
-            ordered = ordered[ordered.index(jobs.get(after)) + 1 :]
+            # It may have been hidden since the page before.
+            known = (job for job in jobs if job.id == after)
+            last = _age(next(known, None) or jobs.get(after))
+            ordered = [j for j in ordered if (_age(j) < last if newest_first else _age(j) > last)]
         return [job.to_dict() for job in ordered[:limit]], len(ordered) > limit
 
     async def remove(self, job_id: str) -> bool:
@@ -180,9 +185,9 @@ class Coordinator:
     ) -> dict[str, Any] | None:
         """The next job for an idle replica, or None when the time is over. Asking makes the replica known."""
         jobs = await self._jobs()
-        self._seen(replica, info)
+        self.fleet.hear(replica, info)
         job = await self._claimed(jobs, replica, time.monotonic() + timeout_s)
-        self._seen(replica, info)
+        self.fleet.hear(replica, info)
         if job is None:
             return None
         return {
@@ -199,7 +204,7 @@ class Coordinator:
     ) -> Order:
         """An attempt's progress, and what it is to do at its next step."""
         jobs = await self._jobs()
-        self._seen(replica, info)
+        self.fleet.hear(replica, info)
         fields = ("step", "total", "summary", "checkpoint_step")
         done = Progress(*(totals[field] for field in fields))
         try:
@@ -237,8 +242,8 @@ class Coordinator:
     async def health(self) -> dict[str, Any]:
         """Replicas that were seen lately, and how many jobs wait and run."""
         jobs = await self._jobs()
-        fresh = {k: r.info for k, r in self.replicas.items() if self._alive(r)}
-        return {"replicas": fresh, "jobs": {s.value: jobs.count(s) for s in Status}}
+        live = self.fleet.live(self.config.lease_s)
+        return {"replicas": live, "jobs": {s.value: jobs.count(s) for s in Status}}
 
     async def metrics_text(self) -> str:
         """Prometheus' text format."""
@@ -294,17 +299,7 @@ class Coordinator:
         return job.to_dict() | ahead
 
     def _live(self) -> int:
-        return sum(map(self._alive, self.replicas.values()))
-
-    def _seen(self, replica: str, info: dict[str, Any]) -> None:
-        self.replicas[replica] = _Replica(info)
-
-    def _alive(self, replica: _Replica) -> bool:
-        return time.time() - replica.seen_at < self.config.lease_s
-
-    async def _end(self, job_id: str, reason: Cancelled | DeadlineExceeded) -> Job:
-        await self._ends(job_id, lambda job: lifecycle.request_end(job, reason, time.time()))
-        return (await self._jobs()).get(job_id)
+        return len(self.fleet.live(self.config.lease_s))
 
     async def _lose(self, job_id: str, fence: int) -> bool:
         """Gives a lost attempt's job back, in an epoch of its own."""
@@ -334,25 +329,26 @@ class Coordinator:
     async def _reap(self, jobs: Jobs) -> None:
         while True:
             await asyncio.sleep(REAP_S)
-            self.replicas = {k: r for k, r in self.replicas.items() if self._alive(r)}
             try:
                 if self._server is not None:
                     # Returns at once where it lives.
                     await asyncio.to_thread(self._server.start)
-                for job in jobs:
-                    await self._reap_job(jobs, job, time.time())
+                for job_id in [job.id for job in jobs]:
+                    # Gone or another attempt's by now: none of ours any more.
+                    with suppress(NotFound, StaleFence):
+                        await self._reap_job(jobs, jobs.get(job_id), time.time())
             except Unavailable as error:
                 log.warning("the store is away: %s", error.message)
+            except Exception:
+                # Whatever went wrong with one job, the leases of the others have to be watched.
+                log.exception("reaping failed")
 
     async def _reap_job(self, jobs: Jobs, job: Job, now: float) -> None:
         def expire(job: Job) -> Job:
             times = self.config.queue_timeout_s, self.config.attempt_timeout_s
             return admission.expire(job, *times, now)
 
-        if lifecycle.overdue(job, now):
-            asked = job.request["deadline_s"]
-            await self._end(job.id, DeadlineExceeded(f"not done in {asked} s", "deadline_s"))
-        elif expire(job) is not job:
+        if expire(job) is not job:
             await self._ends(job.id, expire)
         elif job.status is Status.RUNNING and now - (job.seen_at or now) > self.config.lease_s:
             await self._lose(job.id, job.fence)
@@ -362,13 +358,8 @@ class Coordinator:
             await self._forget_checkpoints(job)
 
     async def _forget_checkpoints(self, job: Job) -> None:
-        if not self.config.checkpoint_every:
-            return
-        try:
+        if self.config.checkpoint_every:
             await asyncio.to_thread(Checkpoints(self.config.checkpoints).forget, job.id)
-        except Exception as error:
-            # Each kind of storage has errors of its own.
-            log.warning("checkpoints of %s stay: %s", job.id, error)
 
 
 def _remove(job: Job) -> None:
@@ -378,6 +369,10 @@ def _remove(job: Job) -> None:
         Path(job.result["path"]).unlink(missing_ok=True)
     except OSError as error:
         log.warning("video of %s stays: %s", job.id, error)
+
+
+def _age(job: Job) -> tuple[float, str]:
+    return job.created_at, job.id
 
 
 def _attempt(job_id: str, fence: int) -> str:

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import hashlib
 import secrets
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -275,9 +276,16 @@ class Ingress:
         self, config: ServiceConfig, replicas: Any
     ) -> None:
         self.replicas = replicas
-        actor = coordinator.connect(serve.get_replica_context().app_name, config)
-        await actor.configure.remote(config)
-        self.api = build_api(config, actor)
+        self.config = config
+        self.actor = coordinator.connect(serve.get_replica_context().app_name, config)
+        await self.actor.configure.remote(config)
+        self.api = build_api(config, self.actor)
+
+    async def check_health(self) -> None:
+        """Serve's health check; reminds a coordinator that was started anew."""
+        # One that is starting is no illness of this one.
+        with suppress(RayActorError):
+            await self.actor.remind.remote(self.config)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Serve after the constructor."""

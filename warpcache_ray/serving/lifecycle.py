@@ -211,12 +211,6 @@ def request_end(job: Job, reason: WarpCacheError, now: float) -> Job:
     return job
 
 
-def overdue(job: Job, now: float) -> bool:
-    """The job's deadline has passed, and nothing has been done about it."""
-    late = job.deadline_at is not None and now > job.deadline_at
-    return late and not job.ended and job.ending is None
-
-
 def invalidate(job: Job, epoch: int) -> Job:
     """What the job's attempts kept before counts no more."""
     return job if job.ended else replace(job, epoch=epoch)
