@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -65,6 +66,12 @@ class ModelConfig:
     device: Literal["cpu", "cuda"] = "cuda"
     defaults: Defaults = field(default_factory=Defaults)
     limits: Limits = field(default_factory=Limits)
+
+    @property
+    def version(self) -> str:
+        """Fingerprint of which weights these are, and in what precision."""
+        text = repr((self.path, self.revision, self.dtype)).encode()
+        return hashlib.sha256(text).hexdigest()[:12]
 
     @property
     def folder(self) -> Path | None:

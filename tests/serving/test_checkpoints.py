@@ -20,7 +20,9 @@ def _checkpoint(step: int) -> Checkpoint:
 @pytest.fixture(params=["folder", "memory"])
 def checkpoints(request: pytest.FixtureRequest, tmp_path: Path) -> Checkpoints:
     """A folder, and a kind of storage that isn't one."""
-    return Checkpoints(str(tmp_path) if request.param == "folder" else f"memory://{tmp_path.name}")
+    return Checkpoints(
+        str(tmp_path) if request.param == "folder" else f"memory://{tmp_path.name}", "m1"
+    )
 
 
 def test_the_newest_is_read(checkpoints: Checkpoints) -> None:
@@ -38,13 +40,24 @@ def test_the_newest_is_read(checkpoints: Checkpoints) -> None:
     assert checkpoints.newest("job_2") == b"another job's"
 
 
+def test_another_models_are_none(checkpoints: Checkpoints) -> None:
+    """A job that is taken up with other weights starts anew; forgetting it forgets both."""
+    checkpoints.write("job_1", 1, 4, b"x")
+    other = Checkpoints(checkpoints.url, "m2")
+    assert other.newest("job_1") is None
+    other.write("job_1", 2, 2, b"y")
+    assert (checkpoints.newest("job_1"), other.newest("job_1")) == (b"x", b"y")
+    other.forget("job_1")
+    assert checkpoints.newest("job_1") is None
+
+
 def test_an_attempt_keeps_one(tmp_path: Path) -> None:
     """Each takes the place of those before it; half a one is none."""
-    checkpoints = Checkpoints(str(tmp_path))
+    checkpoints = Checkpoints(str(tmp_path), "m1")
     for step in (2, 4, 10):
         checkpoints.write("job_1", 3, step, b"x")
-    (tmp_path / "job_1" / "3-12.part").write_bytes(b"half")
-    assert sorted(p.name for p in (tmp_path / "job_1").iterdir()) == ["3-10.pt", "3-12.part"]
+    (tmp_path / "job_1" / "3-12-m1.part").write_bytes(b"half")
+    assert sorted(p.name for p in (tmp_path / "job_1").iterdir()) == ["3-10-m1.pt", "3-12-m1.part"]
     assert checkpoints.newest("job_1") == b"x"
 
 
@@ -62,7 +75,7 @@ def test_a_keeper_keeps_what_there_is_time_for(checkpoints: Checkpoints) -> None
 def test_storage_that_fails_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The run goes on without; what was kept before still counts."""
     (tmp_path / "job_1").write_text("in the way")
-    keeper = Keeper(Checkpoints(str(tmp_path)), "job_1", 1)
+    keeper = Keeper(Checkpoints(str(tmp_path), "m1"), "job_1", 1)
     with caplog.at_level(logging.WARNING):
         keeper.offer(lambda: _checkpoint(2))
         keeper.close()

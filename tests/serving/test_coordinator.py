@@ -9,7 +9,14 @@ from typing import Any
 import pytest
 
 from warpcache_ray.config import Limits, ModelConfig, ServiceConfig
-from warpcache_ray.errors import Cancelled, GenerationFailed, NotFound, QueueFull, WorkerLost
+from warpcache_ray.errors import (
+    Cancelled,
+    GenerationFailed,
+    NotFound,
+    QueueFull,
+    Unavailable,
+    WorkerLost,
+)
 from warpcache_ray.serving import coordinator
 from warpcache_ray.serving.checkpoints import Checkpoints
 from warpcache_ray.serving.coordinator import Coordinator
@@ -304,6 +311,73 @@ async def test_pages_go_on_after_a_job_that_is_hidden(hub):
         assert ([record["id"] for record in page], more) == (rest, False)
 
 
+async def test_an_outcome_that_is_told_twice_is_published_once(hub):
+    """The first answer was lost: the second says that it was published, so nobody takes the video away."""
+    job_id = await _submit(hub)
+    await _claim(hub)
+    for _ in range(2):
+        assert await hub.finish(job_id, 1, {"path": "/v.mp4"}, None)
+    assert await hub.video_path(job_id) == "/v.mp4"
+    assert _sample(hub, "warpcache_requests_total", status="succeeded") == 1
+
+
+async def test_hidden_jobs_expire_too(reaped):
+    """What a client deleted doesn't stay in the store for ever."""
+    job_id = await _submit(reaped)
+    await reaped.cancel(job_id)
+    await reaped.remove(job_id)
+    await reaped.configure(replace(CONFIG, result_ttl_s=1e-6))
+    store = (await reaped._jobs()).store
+    async with asyncio.timeout(SOON):
+        while await store.get(job_id) is not None:
+            await asyncio.sleep(0.005)
+
+
+async def test_a_crowd_finds_no_more_room_than_there_is(hub):
+    """Requests that come at once are counted one by one."""
+    answers = await asyncio.gather(*(_submit(hub) for _ in range(8)), return_exceptions=True)
+    assert sum(isinstance(answer, QueueFull) for answer in answers) == 6
+
+
+async def test_a_job_whose_answer_was_lost_is_nobodys(reaped, monkeypatch):
+    """The store has it, whoever asked was told that it failed: it is taken away, not made later."""
+    jobs = await reaped._jobs()
+    create, made = jobs.store.create, []
+
+    async def lossy(record, events):
+        made.append(record.id)
+        await create(record, events)
+        raise Unavailable("the answer was lost")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(jobs.store, "create", lossy)
+        with pytest.raises(Unavailable):
+            await _submit(reaped)
+    async with asyncio.timeout(SOON):
+        while await jobs.store.get(made[0]) is not None:
+            await asyncio.sleep(0.005)
+
+
+async def test_an_attempt_that_spoke_meanwhile_isnt_lost(hub, monkeypatch):
+    """The reaper waited for the store; the lease was renewed before it had its say."""
+    job_id = await _submit(hub)
+    await _claim(hub)
+    await _report(hub, job_id, 1, totals(1))
+    assert await hub._lose(job_id, 1, silent_s=15.0)
+    assert (await hub.get(job_id))["status"] == "running"
+    assert _sample(hub, "warpcache_attempts_lost_total") == 0
+
+
+async def test_reports_dont_stand_in_line_for_the_store(hub):
+    """While a change is being stored they count at once."""
+    job_id = await _submit(hub)
+    await _claim(hub)
+    jobs = await hub._jobs()
+    async with jobs._changing, asyncio.timeout(SOON):
+        assert await _report(hub, job_id, 1, totals(2)) == Order()
+    assert (await hub.get(job_id))["step"] == 2
+
+
 async def test_the_reaper_survives_what_it_meets(reaped, monkeypatch, caplog):
     """An error over one job doesn't end the watch over all."""
     caplog.set_level(logging.ERROR)
@@ -312,7 +386,7 @@ async def test_the_reaper_survives_what_it_meets(reaped, monkeypatch, caplog):
     with monkeypatch.context() as patch:
         patch.setattr("warpcache_ray.serving.admission.expire", lambda *_: 1 / 0)
         async with asyncio.timeout(SOON):
-            while "reaping failed" not in caplog.text:
+            while "failed" not in caplog.text:
                 await asyncio.sleep(0.005)
     await reaped.configure(replace(CONFIG, lease_s=0.02))
     await _until(reaped, job_id, "queued")
@@ -336,8 +410,8 @@ async def test_checkpoints_go_when_the_job_ends(hub, tmp_path):
     for error in (None, GenerationFailed("x").to_dict()):
         job_id = await _submit(hub)
         await _claim(hub)
-        Checkpoints(str(tmp_path)).write(job_id, 1, 2, b"state")
-        assert Checkpoints(str(tmp_path)).newest(job_id) == b"state"
+        Checkpoints(str(tmp_path), CONFIG.model.version).write(job_id, 1, 2, b"state")
+        assert Checkpoints(str(tmp_path), CONFIG.model.version).newest(job_id) == b"state"
         await hub.finish(job_id, 1, {}, error)
         assert list(tmp_path.iterdir()) == []
 

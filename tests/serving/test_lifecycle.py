@@ -35,7 +35,12 @@ ALLOWED = {
     ("fail", Status.RUNNING): Status.FAILED,
     ("lose", Status.RUNNING): Status.QUEUED,
 }
-FORBIDDEN = [(m, s) for m in MOVES for s in Status if (m, s) not in ALLOWED]
+REPEATED = {
+    ("succeed", Status.SUCCEEDED),
+    ("fail", Status.FAILED),
+    ("fail", Status.CANCELLED),
+}
+FORBIDDEN = [(m, s) for m in MOVES for s in Status if (m, s) not in {*ALLOWED, *REPEATED}]
 
 
 @pytest.mark.parametrize(("move", "status"), ALLOWED)
@@ -45,6 +50,16 @@ def test_allowed(move, status):
     before = replace(job)
     assert MOVES[move](job, job.fence).status is ALLOWED[move, status]
     assert job == before
+
+
+@pytest.mark.parametrize(("move", "status"), sorted(REPEATED))
+def test_an_end_that_is_told_twice(move, status):
+    """The answer to the first may have been lost: the job stays as it is, and whoever tells keeps what it has made. An
+    older attempt is stale all the same."""
+    job = replace(RUNNING, status=status)
+    assert MOVES[move](job, RUNNING.fence) is job
+    with pytest.raises(StaleFence):
+        MOVES[move](job, RUNNING.fence - 1)
 
 
 @pytest.mark.parametrize(("move", "status"), FORBIDDEN)

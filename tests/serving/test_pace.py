@@ -47,15 +47,17 @@ def test_a_watch_learns_and_then_knows_a_hang() -> None:
     """Reports may leave out steps; the first step teaches nothing; afterwards ten times the slowest is too long."""
     watch = Watch(Pace(factor=10, floor_s=5, limit_s=600), SMALL, moved_at=0.0)
     watch.told(0, 0, 1.0)
-    assert watch.overdue(599.0) is None
-    assert watch.overdue(601.0) == 600
+    watch.check(599.0)
+    with pytest.raises(TimeoutError, match=r"step 0: none other in 600\.0 s"):
+        watch.check(601.0)
     watch.told(1, 9, 50.0)
     watch.told(3, 9, 54.0)
     assert watch.pace.slowest == 2.0
-    assert watch.overdue(73.9) is None
-    assert watch.overdue(74.1) == 20
+    watch.check(73.9)
+    with pytest.raises(TimeoutError, match=r"step 3: none other in 20\.0 s"):
+        watch.check(74.1)
     watch.told(9, 9, 60.0)
-    assert watch.overdue(120.0) is None
+    watch.check(120.0)
 
 
 def test_what_a_request_leaves_open_counts_as_one() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -17,18 +17,21 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+CLOSE_S = 1.0
+
 
 @dataclass(frozen=True, slots=True)
 class Checkpoints:
-    """A folder per job at `url`, in it `FENCE-STEP.pt`."""
+    """A folder per job at `url`, in it `FENCE-STEP-MODEL.pt`: with another model nothing goes on from there."""
 
     url: str
+    model: str
 
     def write(self, job: str, fence: int, step: int, data: bytes) -> None:
         """Keeps a checkpoint in place of the attempt's older ones. What lies there is whole at any time."""
         system, folder = self._folder(job)
         system.makedirs(folder, exist_ok=True)
-        place = f"{folder}/{fence}-{step}"
+        place = f"{folder}/{fence}-{step}-{self.model}"
         system.pipe_file(f"{place}.part", data)
         system.mv(f"{place}.part", f"{place}.pt")
         for old in self._places(job):
@@ -66,7 +69,9 @@ class Checkpoints:
         if not system.exists(folder):
             return []
         names = [path for path in system.ls(folder, detail=False) if path.endswith(".pt")]
-        return [_Place(path, *map(int, PurePosixPath(path).stem.split("-"))) for path in names]
+        parts = [PurePosixPath(path).stem.split("-") for path in names]
+        found = zip(names, parts, strict=True)
+        return [_Place(p, int(f), int(s)) for p, (f, s, model) in found if model == self.model]
 
 
 class _Place(NamedTuple):
@@ -94,8 +99,9 @@ class Keeper:
             self._writing = self._pool.submit(self._write, checkpoint())
 
     def close(self) -> None:
-        """Waits for what is being written."""
-        self._pool.shutdown()
+        """Takes nothing more; what is being written has a second to end."""
+        wait([self._writing] if self._writing else [], timeout=CLOSE_S)
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _write(self, checkpoint: Checkpoint) -> None:
         try:

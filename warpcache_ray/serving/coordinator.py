@@ -12,9 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import ray
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
-
 from warpcache_ray.config import ServiceConfig
 from warpcache_ray.errors import Cancelled, NotFound, QueueFull, Unavailable
 from warpcache_ray.serving import admission, lifecycle
@@ -40,7 +37,6 @@ from warpcache_ray.store.server import EmbeddedServer
 
 log = logging.getLogger(__name__)
 
-NAMESPACE = "warpcache"
 REAP_S = 0.5
 
 
@@ -104,15 +100,15 @@ class Coordinator:
             Unavailable: the store doesn't take it.
         """
         jobs, now = await self._jobs(), time.time()
-        waiting = jobs.count(Status.QUEUED)
-        if waiting >= self.config.model.limits.queue:
-            room = admission.retry_after_s(jobs, self.rates, self._live(), now)
-            raise QueueFull(f"{waiting} jobs wait already; try again later", "queue", room)
         patience = request.get("deadline_s")
         deadline = None if patience is None else now + patience
         job = Job(f"job_{uuid.uuid4().hex}", request, policy, now, client, deadline_at=deadline)
         job = replace(job, busy_since=admission.busy_since(jobs, job.priority, now))
-        return self._record(jobs, await jobs.add(job, once))
+        try:
+            return self._record(jobs, await jobs.add(job, self.config.model.limits.queue, once))
+        except QueueFull as full:
+            room = admission.retry_after_s(jobs, self.rates, self._live(), now)
+            raise QueueFull(full.message, full.param, room) from None
 
     async def get(self, job_id: str) -> dict[str, Any]:
         """A job's record."""
@@ -150,8 +146,7 @@ class Coordinator:
         ordered = sorted(shown, key=_age, reverse=newest_first)
         if after is not None:
             # It may have been hidden since the page before.
-            known = (job for job in jobs if job.id == after)
-            last = _age(next(known, None) or jobs.get(after))
+            last = _age(jobs.find(after) or jobs.get(after))
             ordered = [j for j in ordered if (_age(j) < last if newest_first else _age(j) > last)]
         return [job.to_dict() for job in ordered[:limit]], len(ordered) > limit
 
@@ -236,8 +231,9 @@ class Coordinator:
                 return lifecycle.succeed(job, fence, result, time.time())
             return lifecycle.fail(job, fence, error, time.time())
 
+        published = await self._ends(job_id, over)
         self.metrics.attempt_over(_attempt(job_id, fence))
-        return await self._ends(job_id, over)
+        return published
 
     async def health(self) -> dict[str, Any]:
         """Replicas that were seen lately, and how many jobs wait and run."""
@@ -301,16 +297,23 @@ class Coordinator:
     def _live(self) -> int:
         return len(self.fleet.live(self.config.lease_s))
 
-    async def _lose(self, job_id: str, fence: int) -> bool:
-        """Gives a lost attempt's job back, in an epoch of its own."""
+    async def _lose(self, job_id: str, fence: int, silent_s: float = 0.0) -> bool:
+        """Gives a lost attempt's job back, in an epoch of its own; one that spoke in the last seconds isn't lost."""
         jobs = await self._jobs()
         epoch = await jobs.store.raise_epoch()
-        attempts = self.config.max_attempts
-        self.metrics.attempt_over(_attempt(job_id, fence))
-        self.metrics.lost.inc()
-        return await self._ends(
-            job_id, lambda job: lifecycle.lose(job, fence, attempts, epoch, time.time())
-        )
+
+        def lost(job: Job) -> Job:
+            now = time.time()
+            silent = now - (job.seen_at or now) >= silent_s
+            return (
+                lifecycle.lose(job, fence, self.config.max_attempts, epoch, now) if silent else job
+            )
+
+        given_back = await self._ends(job_id, lost)
+        if lifecycle.order(jobs.get(job_id), fence, 0).cancel:
+            self.metrics.attempt_over(_attempt(job_id, fence))
+            self.metrics.lost.inc()
+        return given_back
 
     async def _ends(self, job_id: str, transition: Callable[[Job], Job]) -> bool:
         """Makes a transition that may end the job; False if a stale attempt asked for it."""
@@ -333,15 +336,25 @@ class Coordinator:
                 if self._server is not None:
                     # Returns at once where it lives.
                     await asyncio.to_thread(self._server.start)
+                await jobs.settle()
                 for job_id in [job.id for job in jobs]:
-                    # Gone or another attempt's by now: none of ours any more.
-                    with suppress(NotFound, StaleFence):
-                        await self._reap_job(jobs, jobs.get(job_id), time.time())
+                    await self._reap_one(jobs, job_id)
             except Unavailable as error:
                 log.warning("the store is away: %s", error.message)
-            except Exception:
-                # Whatever went wrong with one job, the leases of the others have to be watched.
-                log.exception("reaping failed")
+
+    async def _reap_one(self, jobs: Jobs, job_id: str) -> None:
+        # Read anew: it may have changed since the round began.
+        job = jobs.find(job_id)
+        try:
+            if job is not None:
+                await self._reap_job(jobs, job, time.time())
+        except (NotFound, StaleFence):
+            log.debug("job %s has gone on meanwhile", job_id)
+        except Unavailable:
+            raise
+        except Exception:
+            # Whatever went wrong with this one, the leases of the others have to be watched.
+            log.exception("reaping job %s failed", job_id)
 
     async def _reap_job(self, jobs: Jobs, job: Job, now: float) -> None:
         def expire(job: Job) -> Job:
@@ -351,7 +364,7 @@ class Coordinator:
         if expire(job) is not job:
             await self._ends(job.id, expire)
         elif job.status is Status.RUNNING and now - (job.seen_at or now) > self.config.lease_s:
-            await self._lose(job.id, job.fence)
+            await self._lose(job.id, job.fence, self.config.lease_s)
         elif job.ended and now - (job.finished_at or now) > self.config.result_ttl_s:
             await jobs.remove(job.id)
             _remove(job)
@@ -359,7 +372,8 @@ class Coordinator:
 
     async def _forget_checkpoints(self, job: Job) -> None:
         if self.config.checkpoint_every:
-            await asyncio.to_thread(Checkpoints(self.config.checkpoints).forget, job.id)
+            kept = Checkpoints(self.config.checkpoints, self.config.model.version)
+            await asyncio.to_thread(kept.forget, job.id)
 
 
 def _remove(job: Job) -> None:
@@ -377,19 +391,3 @@ def _age(job: Job) -> tuple[float, str]:
 
 def _attempt(job_id: str, fence: int) -> str:
     return f"{job_id}#{fence}"
-
-
-def connect(application: str, config: ServiceConfig) -> Any:
-    """Handle of a Serve application's coordinator, started on first use. It outlives replicas and ingress."""
-    actor = ray.remote(Coordinator)
-    return actor.options(
-        name=f"coordinator-{application}",
-        namespace=NAMESPACE,
-        get_if_exists=True,
-        lifetime="detached",
-        num_cpus=0,
-        max_concurrency=1000,
-        max_restarts=-1,
-        # A replica's children live in its placement group and die with it, even detached ones.
-        scheduling_strategy=PlacementGroupSchedulingStrategy(placement_group=None),
-    ).remote(application, config)

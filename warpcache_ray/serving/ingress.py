@@ -21,13 +21,15 @@ from warpcache_ray.core.policies import POLICIES
 from warpcache_ray.errors import JobNotReady, Unavailable
 from warpcache_ray.media import MEDIA_TYPES
 from warpcache_ray.policy_spec import describe_policy, parse_policy, summarize_policy
-from warpcache_ray.serving import coordinator, problems, videos
+from warpcache_ray.serving import handles, problems, videos
 from warpcache_ray.serving.events import ANSWERS, LastEventId, follow
 from warpcache_ray.serving.idempotency import IdempotencyKey, once
 from warpcache_ray.serving.lifecycle import ANONYMOUS, TERMINAL, Once, Status
 from warpcache_ray.serving.schemas import GenerateRequest, Invalidation, VideoFields, check_shape
 
 WAIT_S = 20.0
+RECONNECT_S = 0.5
+REMIND_S = 2.0
 
 
 class Service:
@@ -143,7 +145,11 @@ async def _until_ended(
 ) -> dict[str, Any]:
     try:
         while job["status"] not in TERMINAL:
-            job = await service.ask("wait", job["id"], WAIT_S)
+            try:
+                job = await service.ask("wait", job["id"], WAIT_S)
+            except Unavailable:
+                # The job outlives the coordinator that is restarting.
+                await asyncio.sleep(RECONNECT_S)
     except asyncio.CancelledError:
         # So Serve tells that the client has gone.
         if cancel_on_disconnect:
@@ -277,15 +283,15 @@ class Ingress:
     ) -> None:
         self.replicas = replicas
         self.config = config
-        self.actor = coordinator.connect(serve.get_replica_context().app_name, config)
+        self.actor = handles.connect(serve.get_replica_context().app_name, config)
         await self.actor.configure.remote(config)
         self.api = build_api(config, self.actor)
 
     async def check_health(self) -> None:
         """Serve's health check; reminds a coordinator that was started anew."""
-        # One that is starting is no illness of this one.
-        with suppress(RayActorError):
-            await self.actor.remind.remote(self.config)
+        # One that is starting, or slow, is no illness of this one.
+        with suppress(RayActorError, TimeoutError):
+            await asyncio.wait_for(self.actor.remind.remote(self.config), REMIND_S)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Serve after the constructor."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from typing import Any
 
-from warpcache_ray.errors import IdempotencyConflict, NotFound, Unavailable
+from warpcache_ray.errors import IdempotencyConflict, NotFound, QueueFull, Unavailable
 from warpcache_ray.serving.history import STEP, happened
 from warpcache_ray.serving.lifecycle import Job, Once, Status
 from warpcache_ray.store.events import Event
@@ -22,6 +22,9 @@ PERSIST_S = 2.0
 """How old stored progress may be. All else is stored before it counts."""
 STEP_S = 0.25
 """How soon a job's next step may be told. All else is told as it is stored."""
+
+FOLLOW_S = 5.0
+"""How long a report may wait for the store."""
 
 Transition = Callable[[Job], Job]
 
@@ -37,6 +40,7 @@ class Jobs:
         self._told: dict[str, Job] = {}
         """As the events have it."""
         self._told_at: dict[str, float] = {}
+        self._doubtful: set[str] = set()
         self._changing = asyncio.Lock()
         self._changed = asyncio.Condition()
 
@@ -64,10 +68,14 @@ class Jobs:
         Raises:
             NotFound: there is none by this id (any more).
         """
-        job = self._jobs.get(job_id)
+        job = self.find(job_id)
         if job is None or job.removed:
             raise NotFound(f"job {job_id!r} is unknown (or expired)", "job_id")
         return job
+
+    def find(self, job_id: str) -> Job | None:
+        """A job as it stands, also one that is hidden; None if there is none by this id (any more)."""
+        return self._jobs.get(job_id)
 
     def count(self, status: Status) -> int:
         """How many have a status."""
@@ -90,12 +98,13 @@ class Jobs:
             )
         return found
 
-    async def add(self, job: Job, once: Once | None = None) -> Job:
-        """A new job, or the one that its request's idempotency key stands for. The key is part of the record, so that
-        neither is ever there without the other.
+    async def add(self, job: Job, most: int, once: Once | None = None) -> Job:
+        """A new job, unless `most` wait already, or the one that its request's idempotency key stands for. The key is
+        part of the record, so that neither is ever there without the other.
 
         Raises:
             IdempotencyConflict: the key stands for another request.
+            QueueFull: as many jobs wait as may.
             Unavailable: the store doesn't take it; there is no such job then.
         """
         async with self._changing:
@@ -104,9 +113,17 @@ class Jobs:
                 if known is not None:
                     return known
                 job = replace(job, key=once.key, asked=once.asked)
+            waiting = self.count(Status.QUEUED)
+            if waiting >= most:
+                raise QueueFull(f"{waiting} jobs wait already; try again later", "queue")
             events = happened(None, job)
-            if not await self.store.create(_record(job, 1), events):
-                raise Unavailable(f"job {job.id} exists already")
+            try:
+                created = await self.store.create(_record(job, 1), events)
+            except Unavailable:
+                # Its answer may have been lost, not the job, which nobody knows of.
+                self._doubtful.add(job.id)
+                raise
+            assert created
             self._versions[job.id] = 1
             self._note_told(job, events)
             await self._see(job)
@@ -133,12 +150,21 @@ class Jobs:
         before = self.get(job_id)
         job = transition(before)
         await self._see(job)
+        if self._changing.locked():
+            # Reports come often; none has to stand in line for a store that is slow.
+            return job
         try:
-            async with self._changing:
+            async with self._changing, asyncio.timeout(FOLLOW_S):
                 await self._follow(self.get(job_id))
-        except Unavailable as error:
-            log.warning("progress of %s isn't stored: %s", job_id, error.message)
+        except (Unavailable, TimeoutError) as error:
+            log.warning("progress of %s isn't stored: %s", job_id, error)
         return job
+
+    async def settle(self) -> None:
+        """Takes away what the store may hold of jobs that weren't taken in."""
+        for job_id in list(self._doubtful):
+            await self.store.remove(job_id)
+            self._doubtful.discard(job_id)
 
     async def remove(self, job_id: str) -> None:
         """Forgets a job."""

@@ -189,13 +189,18 @@ def report(job: Job, fence: int, progress: Progress, now: float) -> Job:
 
 
 def succeed(job: Job, fence: int, result: dict[str, Any], now: float) -> Job:
-    """The end of an attempt that made its video."""
+    """The end of an attempt that made its video. Said again, for the answer was lost, it changes nothing."""
+    if job.status is Status.SUCCEEDED and job.fence == fence:
+        return job
     _check(job, fence)
     return replace(job, status=Status.SUCCEEDED, result=result, finished_at=now)
 
 
 def fail(job: Job, fence: int, error: dict[str, Any], now: float) -> Job:
-    """The end of an attempt that raised; one that was told to end does so for the reason that it was told."""
+    """The end of an attempt that raised; one that was told to end does so for the reason that it was told. Said again,
+    it changes nothing."""
+    if job.status in (Status.FAILED, Status.CANCELLED) and job.fence == fence:
+        return job
     _check(job, fence)
     told = job.ending is not None and error["code"] == Cancelled.code
     return _end(job, job.ending if told and job.ending else error, now)

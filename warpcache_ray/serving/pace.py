@@ -59,8 +59,13 @@ class Watch:
             self.pace.saw((now - self.moved_at) / (step - self.step), self.volume)
         self.step, self.total, self.moved_at = step, total, now
 
-    def overdue(self, now: float) -> float | None:
-        """The seconds that the step at hand was allowed, if they are over."""
+    def check(self, now: float) -> None:
+        """The step at hand is in time.
+
+        Raises:
+            TimeoutError: it is over what it was allowed.
+        """
         denoising = 0 < self.step < self.total
         allowed = self.pace.patience(self.volume, denoising)
-        return allowed if now - self.moved_at > allowed else None
+        if now - self.moved_at > allowed:
+            raise TimeoutError(f"step {self.step}: none other in {allowed:.1f} s")

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 import ray
 
 from warpcache_ray.config import ServiceConfig
-from warpcache_ray.errors import GenerationFailed, WarpCacheError
+from warpcache_ray.errors import GenerationFailed, InvalidRequest, WarpCacheError
 from warpcache_ray.policy_spec import parse_policy
 from warpcache_ray.serving.checkpoints import Checkpoints, Keeper
 
 # The engine loads torch and diffusers. Only a rank's own process pays for that, when it is made.
 if TYPE_CHECKING:
+    from warpcache_ray.engine.checkpoint import Checkpoint
     from warpcache_ray.engine.events import Control, Result, StepEvent
     from warpcache_ray.engine.stats import CacheStats
     from warpcache_ray.parallel.xdit import Member
@@ -128,7 +129,6 @@ class Rank:
                 own.keeper.close()
 
     def _make(self, attempt: dict[str, Any], own: _Attempt, checkpoint: bytes | None) -> Result:
-        from warpcache_ray.engine.checkpoint import Checkpoint
         from warpcache_ray.engine.events import Generation
 
         request = attempt["request"]
@@ -139,14 +139,15 @@ class Rank:
             lambda event: self._on_step(own, event),
             request=attempt["job_id"],
             epoch=own.epoch,
-            checkpoint=Checkpoint.from_bytes(checkpoint) if checkpoint else None,
+            checkpoint=_read(checkpoint),
             decode=self.index == 0,
         )
 
     def _keeper(self, attempt: dict[str, Any]) -> Keeper | None:
         if self.index or not self.config.checkpoint_every:
             return None
-        return Keeper(Checkpoints(self.config.checkpoints), attempt["job_id"], attempt["fence"])
+        kept = Checkpoints(self.config.checkpoints, self.config.model.version)
+        return Keeper(kept, attempt["job_id"], attempt["fence"])
 
     def _on_step(self, own: _Attempt, event: StepEvent) -> Control:
         from warpcache_ray.engine.events import Control
@@ -193,6 +194,17 @@ class Rank:
         if result.tiled:
             found.append("the decoder ran out of memory and worked in tiles: seams are possible")
         return found
+
+
+def _read(data: bytes | None) -> Checkpoint | None:
+    """What to go on from; None where it can't be read, for the job can start anew. All ranks have the same bytes."""
+    from warpcache_ray.engine.checkpoint import Checkpoint
+
+    try:
+        return None if data is None else Checkpoint.from_bytes(data)
+    except InvalidRequest as error:
+        log.warning("%s", error.message)
+        return None
 
 
 def _totals(stats: CacheStats | None) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from warpcache_ray.config import ServiceConfig
 from warpcache_ray.errors import NotFound, Unavailable, WorkerLost
-from warpcache_ray.serving import coordinator
+from warpcache_ray.serving import handles
 from warpcache_ray.serving.checkpoints import Checkpoints
 from warpcache_ray.serving.lifecycle import Order
 from warpcache_ray.serving.pace import Pace, Watch, volume_of
@@ -49,7 +49,7 @@ class Replica:
     async def __init__(self, config: ServiceConfig) -> None:  # type: ignore[misc]  # Serve awaits it
         self.config = config
         self.id = f"replica_{uuid.uuid4().hex[:12]}"
-        self.coordinator = coordinator.connect(serve.get_replica_context().app_name, config)
+        self.coordinator = handles.connect(serve.get_replica_context().app_name, config)
         self.failed: str | None = None
         self.pace = Pace(config.slow_step_factor, config.slow_step_s, config.step_timeout_s)
         self.ranks = [self._start_rank(i) for i in range(config.parallel.world_size)]
@@ -72,7 +72,7 @@ class Replica:
         actor = ray.remote(concurrency_groups={"control": 2})(Rank)
         return actor.options(
             name=f"{self.config.name}-{self.id}-rank-{index}",
-            namespace=coordinator.NAMESPACE,
+            namespace=handles.NAMESPACE,
             num_cpus=RANK_CPUS,
             num_gpus=1 if self.config.model.device == "cuda" else 0,
             scheduling_strategy=place,
@@ -105,7 +105,7 @@ class Replica:
         try:
             result, error = await self._generate(attempt)
             if self.failed is None:
-                await self._report(attempt)
+                await self._report(attempt, await self._progress(attempt))
         except (RayError, TimeoutError) as lost:
             result, error = {}, self._lose_ranks(lost).to_dict()
         finally:
@@ -139,7 +139,7 @@ class Replica:
         """What the attempt goes on from, if there was one before it; read once, so that all ranks have the same."""
         if attempt["fence"] == 1:
             return None
-        kept = Checkpoints(self.config.checkpoints)
+        kept = Checkpoints(self.config.checkpoints, self.config.model.version)
         try:
             return await asyncio.to_thread(kept.newest, attempt["job_id"])
         except Exception as error:
@@ -173,30 +173,39 @@ class Replica:
 
     async def _relay_progress(self, attempt: dict[str, Any]) -> None:
         watch = Watch(self.pace, volume_of(attempt["request"]), time.monotonic())
-        while True:
-            try:
-                totals = await self._report(attempt)
-            except (RayError, TimeoutError) as lost:
-                # Killing the ranks ends `generate`, which is what `_run` waits for.
-                self._lose_ranks(lost)
-                return
-            watch.told(totals["step"], totals["total"], time.monotonic())
-            allowed = watch.overdue(time.monotonic())
-            if allowed is not None:
-                self._lose_ranks(TimeoutError(f"step {watch.step}: none other in {allowed:.1f} s"))
-                return
-            await asyncio.sleep(REPORT_S)
+        telling = asyncio.create_task(asyncio.sleep(0))
+        try:
+            while True:
+                totals = await self._progress(attempt)
+                watch.told(totals["step"], totals["total"], time.monotonic())
+                watch.check(time.monotonic())
+                # The ranks are watched whether the coordinator listens or not.
+                if telling.done():
+                    telling = asyncio.create_task(self._report(attempt, totals))
+                await asyncio.sleep(REPORT_S)
+        except (RayError, TimeoutError) as lost:
+            # Killing the ranks ends `generate`, which is what `_run` waits for.
+            self._lose_ranks(lost)
+        finally:
+            telling.cancel()
 
-    async def _report(self, attempt: dict[str, Any]) -> dict[str, Any]:
-        """Tells the coordinator how far the ranks are, and the ranks what it says to that."""
+    async def _progress(self, attempt: dict[str, Any]) -> dict[str, Any]:
         asked = self.ranks[0].progress.remote(attempt["id"])
         patience = min(self.config.lease_s, self.config.slow_step_s)
         totals: dict[str, Any] = await asyncio.wait_for(asked, patience)
+        return totals
+
+    async def _report(self, attempt: dict[str, Any], totals: dict[str, Any]) -> None:
+        """Tells the coordinator how far the ranks are, and the ranks what it says to that."""
         place = (attempt["job_id"], attempt["fence"])
-        control = await self._about_job("report", *place, totals, self.id, self.info)
+        try:
+            control = await self._about_job("report", *place, totals, self.id, self.info)
+        except RayError:
+            # The next one says as much.
+            log.exception("a report of %s wasn't taken", attempt["id"])
+            return
         if control is None or control.cancel or control.epoch > totals["epoch"]:
             self._control(attempt, control)
-        return totals
 
     async def _relay_control(self, attempt: dict[str, Any]) -> None:
         place = (attempt["job_id"], attempt["fence"])

@@ -25,6 +25,8 @@ REFUSALS = {
     "command not allowed when used memory": "its memory is full",
     "against a read only replica": "it is a replica",
     "MISCONF": "it can't save to its disk",
+    "NOREPLICAS": "it has too few replicas",
+    "CLUSTERDOWN": "its cluster is down",
 }
 """By what Redis says. Anywhere in an error, for a script's error wraps the one that it ran into."""
 
