@@ -180,7 +180,8 @@ async def test_clients_are_told_apart_by_their_keys(client, hub):
     """A key's job goes before another key's second one; neither key nor client is in a record."""
     body = {"prompt": "a"}
     jobs = []
-    for headers in ({"x-api-key": "k1"}, {"x-api-key": "k1"}, {"x-api-key": "k2"}, {}):
+    bearer = {"authorization": "Bearer k2"}
+    for headers in ({"x-api-key": "k1"}, {"x-api-key": "k1"}, bearer, {}):
         answer = await client.post("/generate", json=body, headers=headers)
         assert ("k1" in answer.text, answer.status_code) == (False, 200 if len(jobs) < 3 else 429)
         jobs.append(answer.json())

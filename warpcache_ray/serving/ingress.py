@@ -73,8 +73,10 @@ class Service:
 
     @staticmethod
     def client_of(request: Request) -> str:
-        """Who asks, without the key itself."""
-        key = request.headers.get("x-api-key")
+        """Who asks, by `x-api-key` or as OpenAI's clients send their key, without the key itself."""
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        bearer = token if scheme.lower() == "bearer" else None
+        key = request.headers.get("x-api-key") or bearer
         return hashlib.sha256(key.encode()).hexdigest()[:16] if key else ANONYMOUS
 
     async def submit(self, asked: VideoFields, client: str, once: Once | None) -> dict[str, Any]:
