@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +15,9 @@ import httpx
 import pytest
 import yaml
 from fastapi import FastAPI
+from hubs import CONFIG
 
+from warpcache_ray.serving import coordinator
 from warpcache_ray.serving.coordinator import Coordinator
 from warpcache_ray.serving.ingress import build_api
 from warpcache_ray.store.server import EmbeddedServer
@@ -29,7 +32,7 @@ def _free_port() -> int:
         return port
 
 
-def application(name: str) -> dict[str, Any]:
+def arguments_of(name: str) -> dict[str, Any]:
     """The `args` of one of our configurations."""
     document = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
     args: dict[str, Any] = document["applications"][0]["args"]
@@ -111,7 +114,7 @@ def deploy(
 
     def run(config: str, model: str, **changes: Any) -> httpx.Client:
         if config not in clients:
-            args = application(config)
+            args = arguments_of(config)
             small = {"height": 32, "width": 32, "num_frames": 9, "num_inference_steps": 8, "fps": 8}
             args["model"] |= {
                 "path": str(folders[model]),
@@ -154,3 +157,22 @@ class Actor:
 def api_of() -> Callable[[Coordinator], FastAPI]:
     """The routes over a coordinator in this process."""
     return lambda coordinator: build_api(coordinator.config, Actor(coordinator))
+
+
+@pytest.fixture
+def application() -> str:
+    """A name of which the store knows nothing yet."""
+    return uuid.uuid4().hex
+
+
+@pytest.fixture
+def hub(application: str, store_server: EmbeddedServer) -> Coordinator:
+    """A coordinator within the test."""
+    return Coordinator(application, CONFIG, store_server)
+
+
+@pytest.fixture
+async def reaped(monkeypatch: pytest.MonkeyPatch, hub: Coordinator) -> Coordinator:
+    """One whose reaper never rests."""
+    monkeypatch.setattr(coordinator, "REAP_S", 0.01)
+    return hub

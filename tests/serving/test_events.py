@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -85,11 +84,6 @@ async def following(api: FastAPI, job_id: str, last: str | None = None) -> Async
 def every_step(monkeypatch) -> None:
     """No step is left out."""
     monkeypatch.setattr(jobs_module, "STEP_S", 0.0)
-
-
-@pytest.fixture
-def application() -> str:
-    return uuid.uuid4().hex
 
 
 @pytest.fixture

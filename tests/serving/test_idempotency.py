@@ -1,7 +1,6 @@
 """Requests that are sent again under an `Idempotency-Key`."""
 
 import asyncio
-import uuid
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
@@ -16,11 +15,6 @@ from warpcache_ray.serving.coordinator import Coordinator
 CONFIG = ServiceConfig(ModelConfig("toy", device="cpu", limits=Limits(queue=2)))
 INFO = {"size_multiple": 16, "frame_multiple": 4, "split": None}
 SOON = 5.0
-
-
-@pytest.fixture
-def application() -> str:
-    return uuid.uuid4().hex
 
 
 @pytest.fixture

@@ -1,0 +1,53 @@
+"""What the tests of the coordinator share: its configuration, and a replica's part by hand."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from warpcache_ray.config import Limits, ModelConfig, ServiceConfig
+from warpcache_ray.serving.coordinator import Coordinator
+from warpcache_ray.serving.lifecycle import Order
+
+CONFIG = ServiceConfig(ModelConfig("x", device="cpu", limits=Limits(queue=2)), max_attempts=2)
+INFO = {"size_multiple": 16, "frame_multiple": 4, "split": None}
+SOON = 5.0
+
+
+def totals(step: int, hits: int = 0, kept: int | None = None) -> dict[str, Any]:
+    """A replica's report at `step` of 4."""
+    counted = {"hits": hits, "misses": 0, "warped": 0, "recomputed": 1, "cache_bytes": 8}
+    place = {"step": step, "total": 4, "epoch": 0, "checkpoint_step": kept}
+    rest = {"summary": {"hits": hits}, "drifts": [0.1], "peak_memory_bytes": 9}
+    return {**place, **counted, **rest}
+
+
+async def submit(hub: Coordinator) -> str:
+    """The id of a new job."""
+    job: dict[str, Any] = await hub.submit({"prompt": "a"}, {"name": "never"})
+    return str(job["id"])
+
+
+async def claim(hub: Coordinator, replica: str = "replica_1") -> tuple[str, int]:
+    """Job and fence of what a replica is given."""
+    attempt = await hub.claim(replica, INFO, SOON)
+    assert attempt is not None
+    return attempt["job_id"], attempt["fence"]
+
+
+async def report(hub: Coordinator, job_id: str, fence: int, told: dict[str, Any]) -> Order:
+    """What an attempt is to do next."""
+    return await hub.report(job_id, fence, told, "replica_1", INFO)
+
+
+async def until(hub: Coordinator, job_id: str, status: str) -> dict[str, Any]:
+    """The record, once it has this status."""
+    async with asyncio.timeout(SOON):
+        while (record := await hub.get(job_id))["status"] != status:
+            await asyncio.sleep(0.005)
+    return record
+
+
+def sample(hub: Coordinator, name: str, **labels: str) -> float | None:
+    """A metric's value."""
+    return hub.metrics.registry.get_sample_value(name, labels)

@@ -1,0 +1,196 @@
+"""The coordinator where something is lost: attempts, answers, its store, itself; and the epochs that follow."""
+
+import asyncio
+import logging
+from dataclasses import replace
+
+import pytest
+from hubs import CONFIG, INFO, SOON, claim, report, sample, submit, totals, until
+
+from warpcache_ray.errors import (
+    NotFound,
+    Unavailable,
+    WorkerLost,
+)
+from warpcache_ray.serving.coordinator import Coordinator
+from warpcache_ray.serving.lifecycle import Order
+from warpcache_ray.store.jobs import Place, Record
+
+
+async def test_lost_twice_has_failed(hub):
+    """A worker lost in each of two attempts fails the job as worker_lost; the end counts once."""
+    job_id = await submit(hub)
+    for fence in (1, 2):
+        assert await claim(hub) == (job_id, fence)
+        assert await hub.finish(job_id, fence, {}, WorkerLost("x").to_dict())
+    record = await hub.get(job_id)
+    assert (record["status"], record["error"]["code"]) == ("failed", "worker_lost")
+    assert sample(hub, "warpcache_requests_total", status="failed") == 1
+
+
+async def test_a_lease_that_is_over_frees_the_job(reaped):
+    """A silent replica's job goes to another one, and fails when that one is silent too."""
+    await reaped.configure(replace(CONFIG, lease_s=0.02))
+    job_id = await submit(reaped)
+    assert await claim(reaped, "silent") == (job_id, 1)
+    assert await claim(reaped, "silent too") == (job_id, 2)
+    assert (await reaped.wait(job_id, SOON))["error"]["code"] == "worker_lost"
+
+
+async def test_an_epoch_of_the_model_reaches_all_attempts(hub):
+    """Attempts under way hear of it at once, later ones begin with it; jobs that ended keep theirs."""
+    jobs = [await submit(hub), await submit(hub)]
+    for _ in jobs:
+        await claim(hub)
+    await hub.finish(jobs[1], 1, {}, None)
+    waiting = asyncio.create_task(hub.control(jobs[0], 1, 0, 60.0))
+    epoch = await hub.invalidate(None)
+    assert await asyncio.wait_for(waiting, SOON) == Order(epoch)
+    assert await report(hub, jobs[0], 1, totals(1)) == Order(epoch)
+    await submit(hub)
+    assert (await hub.claim("replica_1", INFO, SOON))["epoch"] == epoch
+    assert (await hub.get(jobs[1]))["epoch"] == 0
+
+
+async def test_an_epoch_of_one_job_is_its_own(hub):
+    """The other one goes on in the old; a job that isn't there is refused."""
+    jobs = [await submit(hub), await submit(hub)]
+    for _ in jobs:
+        await claim(hub)
+    epoch = await hub.invalidate(jobs[0])
+    assert await report(hub, jobs[0], 1, totals(1)) == Order(epoch)
+    assert await report(hub, jobs[1], 1, totals(1)) == Order()
+    with pytest.raises(NotFound):
+        await hub.invalidate("job_x")
+
+
+async def test_another_model_is_another_epoch(hub):
+    """A redeployment with other weights makes what is kept void, any other one doesn't."""
+    await hub.configure(replace(CONFIG, lease_s=30.0))
+    assert (await hub.health(), hub.epoch)[1] == 0
+    await hub.configure(replace(CONFIG, model=replace(CONFIG.model, path="y")))
+    assert hub.epoch > 0
+
+
+async def test_one_that_was_started_anew_is_reminded(application, store_server):
+    """Ray starts it with its first configuration; the one in force is told again, which voids nothing. One that knows
+    its own is told nothing."""
+    fresh, new = Coordinator(application, CONFIG, store_server), replace(CONFIG, max_attempts=7)
+    await fresh.remind(replace(new, model=replace(CONFIG.model, path="y")))
+    assert (fresh.config.max_attempts, fresh.epoch) == (7, 0)
+    await fresh.configure(CONFIG)
+    await fresh.remind(new)
+    assert fresh.config == CONFIG
+
+
+async def test_an_outcome_that_is_told_twice_is_published_once(hub):
+    """The first answer was lost: the second says that it was published, so nobody takes the video away."""
+    job_id = await submit(hub)
+    await claim(hub)
+    for _ in range(2):
+        assert await hub.finish(job_id, 1, {"path": "/v.mp4"}, None)
+    assert await hub.video_path(job_id) == "/v.mp4"
+    assert sample(hub, "warpcache_requests_total", status="succeeded") == 1
+
+
+async def test_a_job_whose_answer_was_lost_is_nobodys(reaped, monkeypatch):
+    """The store has it, whoever asked was told that it failed: it is taken away, not made later."""
+    jobs = await reaped._jobs()
+    create, made = jobs.store.create, []
+
+    async def lossy(record, events):
+        made.append(record.id)
+        await create(record, events)
+        raise Unavailable("the answer was lost")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(jobs.store, "create", lossy)
+        with pytest.raises(Unavailable):
+            await submit(reaped)
+    async with asyncio.timeout(SOON):
+        while await jobs.store.get(made[0]) is not None:
+            await asyncio.sleep(0.005)
+
+
+async def test_an_attempt_that_spoke_meanwhile_isnt_lost(hub, monkeypatch):
+    """The reaper waited for the store; the lease was renewed before it had its say."""
+    job_id = await submit(hub)
+    await claim(hub)
+    await report(hub, job_id, 1, totals(1))
+    assert await hub._lose(job_id, 1, silent_s=15.0)
+    assert (await hub.get(job_id))["status"] == "running"
+    assert sample(hub, "warpcache_attempts_lost_total") == 0
+
+
+async def test_reports_dont_stand_in_line_for_the_store(hub):
+    """While a change is being stored they count at once."""
+    job_id = await submit(hub)
+    await claim(hub)
+    jobs = await hub._jobs()
+    async with jobs._changing, asyncio.timeout(SOON):
+        assert await report(hub, job_id, 1, totals(2)) == Order()
+    assert (await hub.get(job_id))["step"] == 2
+
+
+async def test_the_reaper_survives_what_it_meets(reaped, monkeypatch, caplog):
+    """An error over one job doesn't end the watch over all."""
+    caplog.set_level(logging.ERROR)
+    job_id = await submit(reaped)
+    await claim(reaped)
+    with monkeypatch.context() as patch:
+        patch.setattr("warpcache_ray.serving.admission.expire", lambda *_: 1 / 0)
+        async with asyncio.timeout(SOON):
+            while "failed" not in caplog.text:
+                await asyncio.sleep(0.005)
+    await reaped.configure(replace(CONFIG, lease_s=0.02))
+    await until(reaped, job_id, "queued")
+
+
+async def test_a_lost_attempt_has_its_own_epoch_and_the_checkpoint(hub):
+    """The next one starts there, and nothing that the lost one kept counts."""
+    job_id = await submit(hub)
+    await claim(hub)
+    await report(hub, job_id, 1, totals(3, kept=2))
+    await hub.finish(job_id, 1, {}, WorkerLost("x").to_dict())
+    again = await hub.claim("replica_2", INFO, SOON)
+    assert (await hub.get(job_id))["checkpoint_step"] == 2
+    assert again["epoch"] > 0
+    assert sample(hub, "warpcache_attempts_lost_total") == 1
+
+
+async def test_a_new_coordinator_knows_what_the_old_one_knew(hub, application, store_server):
+    """Killed and started anew, it has all jobs; the attempt under way reports to it and publishes as if nothing was."""
+    ended, running = await submit(hub), await submit(hub)
+    assert [(await claim(hub))[0] for _ in range(2)] == [ended, running]
+    queued = await submit(hub)
+    await hub.finish(ended, 1, {"path": "/v.mp4", "bytes": 3}, None)
+    await report(hub, running, 1, totals(2, kept=2))
+    epoch = await hub.invalidate(None)
+
+    async def told(hub):
+        # But for times: they pass.
+        return [await hub.get(job_id) | {"eta_s": None} for job_id in (ended, queued)]
+
+    before = await told(hub)
+
+    fresh = Coordinator(application, CONFIG, store_server)
+    assert await told(fresh) == before
+    assert fresh.epoch == epoch
+    assert (await fresh.get(running))["status"] == "running"
+    assert await report(fresh, running, 1, totals(3)) == Order(epoch)
+    assert (await fresh.health())["replicas"] == {"replica_1": INFO}
+    assert await claim(fresh, "replica_2") == (queued, 1)
+    assert await fresh.finish(running, 1, {"bytes": 4}, None)
+    assert (await fresh.get(running))["status"] == "succeeded"
+
+
+async def test_a_record_of_another_version_is_left_alone(hub, application, store_server, caplog):
+    """It stops nobody: the others are loaded, and it stays in the store."""
+    caplog.set_level(logging.WARNING)
+    job_id = await submit(hub)
+    store = (await hub._jobs()).store
+    await store.create(Record("job_old", 1, Place.QUEUED, 0.0, {"id": "job_old", "mood": "fine"}))
+    fresh = Coordinator(application, CONFIG, store_server)
+    assert await claim(fresh) == (job_id, 1)
+    assert "record job_old can't be read" in caplog.text
+    assert await store.get("job_old") is not None
