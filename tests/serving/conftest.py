@@ -6,7 +6,7 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -176,3 +176,13 @@ async def reaped(monkeypatch: pytest.MonkeyPatch, hub: Coordinator) -> Coordinat
     """One whose reaper never rests."""
     monkeypatch.setattr(coordinator, "REAP_S", 0.01)
     return hub
+
+
+@pytest.fixture
+async def lonely(
+    hub: Coordinator, api_of: Callable[[Coordinator], FastAPI]
+) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of a service without replicas."""
+    transport = httpx.ASGITransport(api_of(hub), raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        yield client

@@ -39,14 +39,6 @@ def hub(store_server: EmbeddedServer) -> Coordinator:
 
 
 @pytest.fixture
-async def lonely(hub, api_of) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of a service without replicas."""
-    transport = httpx.ASGITransport(api_of(hub), raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-        yield client
-
-
-@pytest.fixture
 async def client(hub, lonely) -> httpx.AsyncClient:
     """A client of a service with one idle replica."""
     await hub.claim("replica_1", INFO, 0.01)

@@ -202,8 +202,8 @@ def fail(job: Job, fence: int, error: dict[str, Any], now: float) -> Job:
     if job.status in (Status.FAILED, Status.CANCELLED) and job.fence == fence:
         return job
     _check(job, fence)
-    told = job.ending is not None and error["code"] == Cancelled.code
-    return _end(job, job.ending if told and job.ending else error, now)
+    told = job.ending if error["code"] == Cancelled.code else None
+    return _end(job, told or error, now)
 
 
 def request_end(job: Job, reason: WarpCacheError, now: float) -> Job:
