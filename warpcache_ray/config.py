@@ -102,7 +102,8 @@ class ServiceConfig:
 
     Clients of a priority share the replicas by `client_weights`; who isn't named there (by the first 16 hex digits of
     its API key's SHA-256, or as `anonymous`) has 1. A job fails once it has waited for `queue_timeout_s`, or once an
-    attempt at it has taken `attempt_timeout_s`.
+    attempt at it has taken `attempt_timeout_s`. One that has ended is kept for `result_ttl_s`, with its video, unless
+    there are more than `keep_jobs`. A replica that is shut down goes on for `drain_s`, then hands its job back.
     """
 
     __pydantic_config__ = _STRICT
@@ -134,6 +135,8 @@ class ServiceConfig:
     queue_timeout_s: Seconds = 86_400.0
     attempt_timeout_s: Seconds | None = None
     result_ttl_s: Seconds = 86_400.0
+    keep_jobs: Count = 10_000
+    drain_s: Seconds = 20.0
 
     @property
     def default_policy(self) -> Policy:

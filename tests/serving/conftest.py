@@ -105,15 +105,19 @@ def recovered(
 def deploy(
     ray_port: int, folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Deploy]:
-    """Serves one of our configurations with its model swapped for a tiny one and its GPUs for one CPU."""
+    """Serves one of our configurations with its model swapped for a tiny one and its GPUs for one CPU; with other
+    changes than before, it is deployed anew."""
     from ray import serve
 
     from warpcache_ray.serving.app import build
 
     clients: dict[str, httpx.Client] = {}
+    deployed: dict[str, Any] = {}
+    results = tmp_path_factory.mktemp("results")
 
     def run(config: str, model: str, **changes: Any) -> httpx.Client:
-        if config not in clients:
+        if deployed.get(config) != (model, changes):
+            deployed[config] = (model, changes)
             args = arguments_of(config)
             small = {"height": 32, "width": 32, "num_frames": 9, "num_inference_steps": 8, "fps": 8}
             args["model"] |= {
@@ -122,9 +126,9 @@ def deploy(
                 "dtype": "float32",
                 "defaults": small,
             }
-            results = str(tmp_path_factory.mktemp("results"))
-            args |= {"parallel": {}, "results": results, **changes}
+            args |= {"parallel": {}, "results": str(results / config), **changes}
             serve.run(build(args), name=config, route_prefix=f"/{config}")
+        if config not in clients:
             base = f"http://127.0.0.1:{ray_port}/{config}"
             clients[config] = httpx.Client(base_url=base, timeout=240)
         return clients[config]

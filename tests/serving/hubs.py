@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from typing import Any
 
 from warpcache_ray.config import Limits, ModelConfig, ServiceConfig
@@ -28,9 +29,12 @@ async def submit(hub: Coordinator) -> str:
     return str(job["id"])
 
 
-async def claim(hub: Coordinator, replica: str = "replica_1") -> tuple[str, int]:
-    """Job and fence of what a replica is given."""
-    attempt = await hub.claim(replica, INFO, SOON)
+_names = (f"replica_{number}" for number in itertools.count(10))
+
+
+async def claim(hub: Coordinator, replica: str | None = None) -> tuple[str, int]:
+    """Job and fence of what a replica is given, one that has no other."""
+    attempt = await hub.claim(replica or next(_names), INFO, SOON)
     assert attempt is not None
     return attempt["job_id"], attempt["fence"]
 

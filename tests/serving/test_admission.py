@@ -69,7 +69,9 @@ def serve(
             jobs[job_id] = lifecycle.succeed(jobs[job_id], 1, {}, now)
         while coming and coming[0].at == now:
             arrival = coming.popleft()
-            since = admission.busy_since(jobs.values(), arrival.priority, now)
+            since = admission.busy_since(
+                [j for j in jobs.values() if not j.ended], arrival.priority, now
+            )
             job = arrival.job(len(jobs), since)
             jobs[job.id] = job
         while len(ends) < replicas:
@@ -291,7 +293,9 @@ def running(cost: int, step: int = 0, fence: int = 1) -> Job:
 
 def outlooks(jobs: list[Job], replicas: int, rates: Rates = RATES) -> list[tuple[Any, Any]]:
     """Position and seconds of each job, at 10."""
-    found = [admission.outlook(job, jobs, rates, {}, replicas, 10.0) for job in jobs]
+    turns = list(admission.order(jobs, rates.cost, {}))
+    busy = [job for job in jobs if job.status is Status.RUNNING]
+    found = [admission.outlook(job, turns, busy, rates, replicas, 10.0) for job in jobs]
     return [(f["queue_position"], f["eta_s"]) for f in found]
 
 
@@ -325,10 +329,10 @@ def test_an_attempt_that_began_in_the_midst_says_nothing_by_its_pace():
 
 def test_when_to_come_again():
     """When the first replica is free; unknown without replicas or rates."""
-    jobs = [running(400, step=2), running(7), *queue(Arrival(0.0))]
-    assert admission.retry_after_s(jobs, RATES, 2, 10.0) == 7.0
-    assert admission.retry_after_s(jobs, Rates(), 2, 10.0) is None
-    assert admission.retry_after_s(jobs[2:], RATES, 0, 10.0) is None
+    busy = [running(400, step=2), running(7)]
+    assert admission.retry_after_s(busy, RATES, 2, 10.0) == 7.0
+    assert admission.retry_after_s(busy, Rates(), 2, 10.0) is None
+    assert admission.retry_after_s([], RATES, 0, 10.0) is None
 
 
 @pytest.mark.parametrize(("at", "code"), [(20.0, None), (20.1, QueueTimeout.code)])

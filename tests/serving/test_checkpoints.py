@@ -72,6 +72,16 @@ def test_a_keeper_keeps_what_there_is_time_for(checkpoints: Checkpoints) -> None
     assert Checkpoint.from_bytes(checkpoints.newest("job_1") or b"").step == 4
 
 
+def test_the_last_checkpoint_is_waited_for(checkpoints: Checkpoints) -> None:
+    """It is kept when the call is back, also if another one was being written."""
+    keeper = Keeper(checkpoints, "job_1", 3)
+    keeper.offer(lambda: _checkpoint(2))
+    keeper.keep(_checkpoint(3))
+    assert keeper.kept == 3
+    assert Checkpoint.from_bytes(checkpoints.newest("job_1") or b"").step == 3
+    keeper.close()
+
+
 def test_storage_that_fails_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The run goes on without; what was kept before still counts."""
     (tmp_path / "job_1").write_text("in the way")

@@ -218,7 +218,7 @@ async def test_health_tells_of_live_replicas_and_jobs(hub):
     job_id = await submit(hub)
     await submit(hub)
     assert (await hub.health())["replicas"] == {}
-    await claim(hub)
+    await claim(hub, "replica_1")
     await hub.finish(job_id, 1, {}, None)
     health = await hub.health()
     assert health["replicas"] == {"replica_1": INFO}

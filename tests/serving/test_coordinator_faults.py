@@ -117,7 +117,7 @@ async def test_an_attempt_that_spoke_meanwhile_isnt_lost(hub, monkeypatch):
     job_id = await submit(hub)
     await claim(hub)
     await report(hub, job_id, 1, totals(1))
-    assert await hub._lose(job_id, 1, silent_s=15.0)
+    assert await (await hub._endings()).lose(job_id, 1, silent_s=15.0)
     assert (await hub.get(job_id))["status"] == "running"
     assert sample(hub, "warpcache_attempts_lost_total") == 0
 
@@ -194,3 +194,69 @@ async def test_a_record_of_another_version_is_left_alone(hub, application, store
     assert await claim(fresh) == (job_id, 1)
     assert "record job_old can't be read" in caplog.text
     assert await store.get("job_old") is not None
+
+
+async def test_a_claim_whose_answer_was_lost_is_repeated(hub):
+    """A replica that asks for a job has none: what it was given before is given to it again, in the same attempt."""
+    job_id = await submit(hub)
+    first = await hub.claim("replica_1", INFO, SOON)
+    await submit(hub)
+    assert await hub.claim("replica_1", INFO, SOON) == first
+    assert (await claim(hub, "replica_2"))[0] != job_id
+
+
+async def test_a_retired_replica_gets_no_job(hub):
+    """Neither one that it waits for already nor later ones; it counts as ready no more."""
+    waiting = asyncio.create_task(hub.claim("replica_1", INFO, 60.0))
+    await asyncio.sleep(0.05)
+    await hub.retire("replica_1")
+    assert await asyncio.wait_for(waiting, SOON) is None
+    job_id = await submit(hub)
+    assert await hub.claim("replica_1", INFO, 0.01) is None
+    assert (await hub.health())["replicas"] == {}
+    assert await claim(hub, "replica_2") == (job_id, 1)
+
+
+async def test_a_job_that_is_handed_back_loses_nothing(hub):
+    """It is next, in a new epoch and from its checkpoint, and none of its attempts (2 here) is used up; its followers
+    are told. The attempt that gave it back can publish nothing."""
+    job_id = await submit(hub)
+    for fence in (1, 2, 3):
+        assert await claim(hub) == (job_id, fence)
+        await report(hub, job_id, fence, totals(fence, kept=fence))
+        assert await hub.hand_back(job_id, fence)
+        assert not await hub.finish(job_id, fence, {"path": "/stale"}, None)
+    record = await hub.get(job_id)
+    assert (record["status"], record["handed_back"]) == ("queued", 3)
+    assert (record["checkpoint_step"], record["queue_position"]) == (3, 1)
+    assert (await hub.claim("replica_9", INFO, SOON))["epoch"] > 0
+    kinds = [event.kind for event in await hub.events(job_id, "0", SOON)]
+    assert kinds.count("handed_back") == 3
+    assert "lost" not in kinds
+    await hub.finish(job_id, 4, {}, WorkerLost("x").to_dict())
+    assert await claim(hub) == (job_id, 5)
+    await hub.finish(job_id, 5, {}, WorkerLost("x").to_dict())
+    assert (await hub.get(job_id))["error"]["message"].endswith("in attempt 2 of 2")
+
+
+async def test_a_cancelled_job_isnt_handed_back(hub):
+    """Its attempt ended for both reasons; the client's counts."""
+    job_id = await submit(hub)
+    await claim(hub)
+    await hub.cancel(job_id)
+    assert await hub.hand_back(job_id, 1)
+    assert (await hub.get(job_id))["status"] == "cancelled"
+    assert not await hub.hand_back(job_id, 1)
+
+
+async def test_only_so_many_ended_jobs_are_kept(reaped):
+    """The first to end go first; those that haven't ended stay."""
+    ended = [await submit(reaped) for _ in range(2)]
+    for job_id in reversed(ended):
+        await reaped.cancel(job_id)
+    waiting = await submit(reaped)
+    await reaped.configure(replace(CONFIG, keep_jobs=1))
+    with pytest.raises(NotFound):
+        await until(reaped, ended[1], "gone")
+    assert (await reaped.get(ended[0]))["status"] == "cancelled"
+    assert (await reaped.get(waiting))["status"] == "queued"

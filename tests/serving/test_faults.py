@@ -109,6 +109,30 @@ def test_running_jobs_dont_notice_a_lost_coordinator(
     assert toyworld.get(f"/jobs/{ended['id']}/video").status_code == 200
 
 
+def test_a_new_deployment_loses_no_step(
+    deploy: Callable[..., httpx.Client],
+    until: Callable[..., Any],
+    record_property: Callable[[str, object], None],
+) -> None:
+    """A replica that is replaced in mid-job hands it back: the next one goes on at that very step, to the bytes of a
+    run that nothing happened to, and the job has as many attempts left as before."""
+    calm = {"lease_s": 5.0, "slow_step_s": 5.0}
+    client = deploy("toyworld", "wan", **calm, drain_s=0.5)
+    whole = client.post("/generate", json=EXACT | {"wait": True}).json()
+    job = client.post("/generate", json=EXACT).json()
+    until(client, job["id"], lambda r: r["step"] > 2)
+    struck = time.monotonic()
+    deploy("toyworld", "wan", **calm)
+    record_property("deployed after", round(time.monotonic() - struck, 2))
+    record = until(client, job["id"], lambda r: r["finished_at"] is not None)
+    assert (record["status"], record["fence"], record["handed_back"]) == ("succeeded", 2, 1)
+    assert record["result"]["resumed_at"] > 2
+    assert record["result"]["latents_sha256"] == whole["result"]["latents_sha256"]
+    told = client.get(f"/jobs/{job['id']}/events").text
+    assert "event: handed_back" in told
+    assert "event: lost" not in told
+
+
 def config_file(tmp_path: Path, port: int, change: Callable[[dict[str, Any]], None]) -> Path:
     """configs/toyworld.yaml on a free port, changed."""
     source = Path(__file__).parents[2] / "configs" / "toyworld.yaml"

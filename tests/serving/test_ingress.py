@@ -14,7 +14,6 @@ import pytest
 from warpcache_ray.config import Defaults, Limits, ModelConfig, ServiceConfig
 from warpcache_ray.core.policies import POLICIES
 from warpcache_ray.errors import GenerationFailed
-from warpcache_ray.serving.admission import Rates
 from warpcache_ray.serving.coordinator import Coordinator
 from warpcache_ray.serving.schemas import GenerateRequest
 from warpcache_ray.store.server import EmbeddedServer
@@ -159,7 +158,7 @@ async def test_a_full_queue(rate, seconds, client, hub):
     """429 once as many jobs wait as may; it says when the running one will have made room, if that is known: at least
     after a second, rounded up."""
     if rate is not None:
-        hub.rates = Rates({"never": deque([rate])})
+        hub.rates.seen["never"] = deque([rate])
     body = {"prompt": "a", "policy": "never"}
     await client.post("/generate", json=body)
     await hub.claim("replica_1", INFO, 1.0)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any, Literal, NamedTuple, get_args
@@ -66,6 +66,8 @@ class Rates:
     count. A policy of which none has ended has that of all others."""
 
     seen: dict[str, deque[float]] = field(default_factory=dict)
+    heard: int = 0
+    """How many jobs it has learned from."""
 
     @classmethod
     def of(cls, jobs: Iterable[Job]) -> Rates:
@@ -88,6 +90,7 @@ class Rates:
         assert job.finished_at is not None
         rates = self.seen.setdefault(job.policy["name"], deque(maxlen=KEPT))
         rates.append((job.finished_at - job.started_at) / work(job))
+        self.heard += 1
 
     def cost(self, job: Job) -> float:
         """Worker-seconds that a whole attempt will take."""
@@ -104,10 +107,9 @@ class Turn(NamedTuple):
     finish: float
 
 
-def busy_since(jobs: Iterable[Job], priority: str, now: float) -> float:
+def busy_since(active: Iterable[Job], priority: str, now: float) -> float:
     """Since when a class has had work all the time: shares of earlier times are forgotten, as in the paper."""
-    active = (j.busy_since for j in jobs if j.priority == priority and not j.ended)
-    return min(active, default=now)
+    return min((j.busy_since for j in active if j.priority == priority), default=now)
 
 
 def order(jobs: Iterable[Job], cost: Cost, weights: Mapping[str, float]) -> Iterator[Turn]:
@@ -176,17 +178,17 @@ def remaining(job: Job, cost: Cost, now: float) -> float:
     return cost(job) * (1 - job.progress)
 
 
-def free_in(jobs: Iterable[Job], cost: Cost, replicas: int, now: float) -> list[float]:
+def free_in(running: Iterable[Job], cost: Cost, replicas: int, now: float) -> list[float]:
     """Seconds until each replica is free, the first one first; none where there is no replica."""
-    busy = [remaining(job, cost, now) for job in jobs if job.status is Status.RUNNING]
+    busy = [remaining(job, cost, now) for job in running]
     return sorted(busy + [0.0] * (replicas - len(busy)))
 
 
 def outlook(
     job: Job,
-    jobs: Iterable[Job],
+    turns: Sequence[Turn],
+    running: Iterable[Job],
     rates: Rates,
-    weights: Mapping[str, float],
     replicas: int,
     now: float,
 ) -> dict[str, Any]:
@@ -196,9 +198,7 @@ def outlook(
     if job.status is Status.RUNNING and (rates.known or job.progress):
         eta = remaining(job, rates.cost, now)
     if job.status is Status.QUEUED:
-        jobs = list(jobs)
-        free = free_in(jobs, rates.cost, replicas, now) if rates.known else []
-        turns = list(order(jobs, rates.cost, weights))
+        free = free_in(running, rates.cost, replicas, now) if rates.known else []
         position = 1 + [turn.job.id for turn in turns].index(job.id)
         for turn in turns[: position if free else 0]:
             eta = free[0] + rates.cost(turn.job)
@@ -206,9 +206,9 @@ def outlook(
     return {"queue_position": position, "eta_s": None if eta is None else round(eta, 3)}
 
 
-def retry_after_s(jobs: Iterable[Job], rates: Rates, replicas: int, now: float) -> float | None:
+def retry_after_s(running: Iterable[Job], rates: Rates, replicas: int, now: float) -> float | None:
     """Seconds until a full queue has room: when the first replica is free, it takes a job."""
-    return next(iter(free_in(jobs, rates.cost, replicas, now)), None) if rates.known else None
+    return next(iter(free_in(running, rates.cost, replicas, now)), None) if rates.known else None
 
 
 def expire(job: Job, queue_s: float, attempt_s: float | None, now: float) -> Job:

@@ -26,6 +26,8 @@ from warpcache_ray.serving.preflight import (
 from warpcache_ray.serving.replica import Replica, bundles
 
 OUTPUT_DELAY_S = 1.5
+GRACE_LOOP_S = 0.2
+"""Replicas answer no requests, so there are none to wait for."""
 _SERVE_RUN = re.compile(r"\bserve(\.scripts)? run\b")
 
 
@@ -59,6 +61,9 @@ def assemble(config: ServiceConfig) -> Application:
             placement_group_strategy="PACK",
             max_constructor_retry_count=2,
             health_check_period_s=2.0,
+            # Past its time to drain a replica has its step at hand to end, or the decoding.
+            graceful_shutdown_timeout_s=config.drain_s + config.slow_step_s,
+            graceful_shutdown_wait_loop_s=GRACE_LOOP_S,
         )
         .bind(config)
     )

@@ -98,6 +98,11 @@ class Keeper:
         if self._writing is None or self._writing.done():
             self._writing = self._pool.submit(self._write, checkpoint())
 
+    def keep(self, checkpoint: Checkpoint) -> None:
+        """Writes a checkpoint, whatever time it takes: nothing comes after it."""
+        wait([self._writing] if self._writing else [])
+        self._write(checkpoint)
+
     def close(self) -> None:
         """Takes nothing more; what is being written has a second to end."""
         wait([self._writing] if self._writing else [], timeout=CLOSE_S)

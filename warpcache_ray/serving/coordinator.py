@@ -6,17 +6,15 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from warpcache_ray.config import ServiceConfig
-from warpcache_ray.errors import Cancelled, NotFound, QueueFull, Unavailable
+from warpcache_ray.errors import Cancelled, QueueFull, Unavailable
 from warpcache_ray.serving import admission, lifecycle
 from warpcache_ray.serving.admission import Rates, Turn
-from warpcache_ray.serving.checkpoints import Checkpoints
+from warpcache_ray.serving.endings import Endings, remove_video
 from warpcache_ray.serving.fleet import Fleet
 from warpcache_ray.serving.jobs import Jobs
 from warpcache_ray.serving.lifecycle import (
@@ -28,6 +26,7 @@ from warpcache_ray.serving.lifecycle import (
     StaleFence,
     Status,
 )
+from warpcache_ray.serving.line import Line
 from warpcache_ray.serving.metrics import Metrics
 from warpcache_ray.store.connection import check
 from warpcache_ray.store.connection import connect as connect_store
@@ -55,11 +54,12 @@ class Coordinator:
         self.fleet = Fleet()
         self.metrics = Metrics()
         self.rates = Rates()
+        self.line = Line()
         self.epoch = 0
         """The model's: states of older ones are void."""
         self._configured = False
         self._server = server
-        self._opened: asyncio.Task[Jobs] | None = None
+        self._opened: asyncio.Task[Endings] | None = None
         self._reaper: asyncio.Task[None] | None = None
 
     async def configure(self, config: ServiceConfig) -> None:
@@ -103,12 +103,14 @@ class Coordinator:
         patience = request.get("deadline_s")
         deadline = None if patience is None else now + patience
         job = Job(f"job_{uuid.uuid4().hex}", request, policy, now, client, deadline_at=deadline)
-        job = replace(job, busy_since=admission.busy_since(jobs, job.priority, now))
+        job = replace(job, busy_since=admission.busy_since(jobs.active, job.priority, now))
         try:
-            return self._record(jobs, await jobs.add(job, self.config.model.limits.queue, once))
+            job = await jobs.add(job, self.config.model.limits.queue, once)
         except QueueFull as full:
-            room = admission.retry_after_s(jobs, self.rates, self._live(), now)
+            running = jobs.having(Status.RUNNING)
+            room = admission.retry_after_s(running, self.rates, self._live(), now)
             raise QueueFull(full.message, full.param, room) from None
+        return self._record(jobs, job)
 
     async def get(self, job_id: str) -> dict[str, Any]:
         """A job's record."""
@@ -133,8 +135,8 @@ class Coordinator:
 
     async def cancel(self, job_id: str) -> dict[str, Any]:
         """Asks for the end of a job; the record says whether it has ended."""
-        reason = Cancelled("cancelled")
-        await self._ends(job_id, lambda job: lifecycle.request_end(job, reason, time.time()))
+        reason, endings = Cancelled("cancelled"), await self._endings()
+        await endings.end(job_id, lambda job: lifecycle.request_end(job, reason, time.time()))
         return await self.get(job_id)
 
     async def page(
@@ -156,7 +158,7 @@ class Coordinator:
         job = jobs.get(job_id)
         if job.ended:
             await jobs.change(job_id, lambda job: replace(job, removed=True))
-            _remove(job)
+            remove_video(job)
         else:
             await self.cancel(job_id)
         return job.ended
@@ -178,15 +180,17 @@ class Coordinator:
     async def claim(
         self, replica: str, info: dict[str, Any], timeout_s: float
     ) -> dict[str, Any] | None:
-        """The next job for an idle replica, or None when the time is over. Asking makes the replica known."""
+        """The next job for an idle replica, or None when the time is over or the replica is retired. Asking makes it
+        known; if it is idle for all that a job of its own is running, the answer that gave it that one was lost."""
         jobs = await self._jobs()
         self.fleet.hear(replica, info)
-        job = await self._claimed(jobs, replica, time.monotonic() + timeout_s)
+        own = (job for job in jobs.having(Status.RUNNING) if job.replica == replica)
+        job = next(own, None) or await self._claimed(jobs, replica, time.monotonic() + timeout_s)
         self.fleet.hear(replica, info)
         if job is None:
             return None
         return {
-            "id": _attempt(job.id, job.fence),
+            "id": lifecycle.attempt_id(job.id, job.fence),
             "job_id": job.id,
             "fence": job.fence,
             "epoch": job.epoch,
@@ -206,7 +210,7 @@ class Coordinator:
             job = await jobs.note(job_id, lambda j: lifecycle.report(j, fence, done, time.time()))
         except StaleFence:
             return Order(cancel=True)
-        self.metrics.moved(_attempt(job_id, fence), totals)
+        self.metrics.moved(lifecycle.attempt_id(job_id, fence), totals)
         return lifecycle.order(job, fence, self.epoch)
 
     async def control(self, job_id: str, fence: int, epoch: int, timeout_s: float) -> Order:
@@ -223,17 +227,28 @@ class Coordinator:
         self, job_id: str, fence: int, result: dict[str, Any], error: dict[str, Any] | None
     ) -> bool:
         """Publishes an attempt's outcome. False: a newer attempt owns the job, nothing was published."""
+        endings = await self._endings()
         if error is not None and error["retryable"]:
-            return await self._lose(job_id, fence)
+            return await endings.lose(job_id, fence)
 
         def over(job: Job) -> Job:
             if error is None:
                 return lifecycle.succeed(job, fence, result, time.time())
             return lifecycle.fail(job, fence, error, time.time())
 
-        published = await self._ends(job_id, over)
-        self.metrics.attempt_over(_attempt(job_id, fence))
+        published = await endings.end(job_id, over)
+        self.metrics.attempt_over(lifecycle.attempt_id(job_id, fence))
         return published
+
+    async def hand_back(self, job_id: str, fence: int) -> bool:
+        """Takes the job of an attempt back whose replica is shut down; it costs the job no attempt."""
+        return await (await self._endings()).hand_back(job_id, fence)
+
+    async def retire(self, replica: str) -> None:
+        """A replica takes no more jobs: one that waits for the next gets none, at once."""
+        jobs = await self._jobs()
+        self.fleet.retire(replica)
+        await jobs.wake()
 
     async def health(self) -> dict[str, Any]:
         """Replicas that were seen lately, and how many jobs wait and run."""
@@ -243,17 +258,20 @@ class Coordinator:
 
     async def metrics_text(self) -> str:
         """Prometheus' text format."""
-        waiting = [job for job in await self._jobs() if job.status is Status.QUEUED]
+        waiting = (await self._jobs()).having(Status.QUEUED)
         self.metrics.queued(waiting, sum(map(self.rates.cost, waiting)))
         return self.metrics.text()
 
     async def _jobs(self) -> Jobs:
+        return (await self._endings()).jobs
+
+    async def _endings(self) -> Endings:
         # Not in the constructor, which has no event loop. A store that can't be opened is asked for again.
         if self._opened is None or (self._opened.done() and self._opened.exception()):
             self._opened = asyncio.create_task(self._open())
         return await asyncio.shield(self._opened)
 
-    async def _open(self) -> Jobs:
+    async def _open(self) -> Endings:
         url = self.config.store.url
         if not url:
             self._server = self._server or EmbeddedServer(self.config.store_folder)
@@ -263,18 +281,20 @@ class Coordinator:
         await check(redis)
         jobs = Jobs(JobStore(redis, self.application))
         await jobs.load()
-        self.rates = Rates.of(jobs)
         self.epoch = await jobs.store.model_epoch()
-        self._reaper = asyncio.create_task(self._reap(jobs))
-        return jobs
+        self.rates = Rates.of(jobs)
+        endings = Endings(jobs, self.metrics, self.rates, lambda: self.config)
+        self._reaper = asyncio.create_task(self._reap(endings))
+        return endings
 
     async def _claimed(self, jobs: Jobs, replica: str, until: float) -> Job | None:
+        def ready() -> bool:
+            return jobs.count(Status.QUEUED) > 0 or self.fleet.retired(replica)
+
         while True:
-            left = until - time.monotonic()
-            await jobs.until(lambda: jobs.count(Status.QUEUED) > 0, left)
-            order = admission.order(jobs, self.rates.cost, self.config.client_weights)
-            turn = next(order, None)
-            if turn is None:
+            await jobs.until(ready, until - time.monotonic())
+            turn = next(iter(self._turns(jobs)), None)
+            if turn is None or self.fleet.retired(replica):
                 return None
             # Another replica may be faster.
             with suppress(StaleFence):
@@ -290,104 +310,29 @@ class Coordinator:
         return job
 
     def _record(self, jobs: Jobs, job: Job) -> dict[str, Any]:
-        weights = self.config.client_weights
-        ahead = admission.outlook(job, jobs, self.rates, weights, self._live(), time.time())
+        turns = self._turns(jobs) if job.status is Status.QUEUED else []
+        running = jobs.having(Status.RUNNING)
+        ahead = admission.outlook(job, turns, running, self.rates, self._live(), time.time())
         return job.to_dict() | ahead
+
+    def _turns(self, jobs: Jobs) -> list[Turn]:
+        return self.line.turns(jobs, self.rates, self.config.client_weights)
 
     def _live(self) -> int:
         return len(self.fleet.live(self.config.lease_s))
 
-    async def _lose(self, job_id: str, fence: int, silent_s: float = 0.0) -> bool:
-        """Gives a lost attempt's job back, in an epoch of its own; one that spoke in the last seconds isn't lost."""
-        jobs = await self._jobs()
-        epoch = await jobs.store.raise_epoch()
-
-        def lost(job: Job) -> Job:
-            now = time.time()
-            silent = now - (job.seen_at or now) >= silent_s
-            return (
-                lifecycle.lose(job, fence, self.config.max_attempts, epoch, now) if silent else job
-            )
-
-        given_back = await self._ends(job_id, lost)
-        if lifecycle.order(jobs.get(job_id), fence, 0).cancel:
-            self.metrics.attempt_over(_attempt(job_id, fence))
-            self.metrics.lost.inc()
-        return given_back
-
-    async def _ends(self, job_id: str, transition: Callable[[Job], Job]) -> bool:
-        """Makes a transition that may end the job; False if a stale attempt asked for it."""
-        jobs = await self._jobs()
-        before = jobs.get(job_id)
-        try:
-            job = await jobs.change(job_id, transition)
-        except StaleFence:
-            return False
-        if job.ended and not before.ended:
-            self.metrics.job_ended(job)
-            self.rates.saw(job)
-            await self._forget_checkpoints(job)
-        return True
-
-    async def _reap(self, jobs: Jobs) -> None:
+    async def _reap(self, endings: Endings) -> None:
         while True:
             await asyncio.sleep(REAP_S)
             try:
                 if self._server is not None:
                     # Returns at once where it lives.
                     await asyncio.to_thread(self._server.start)
-                await jobs.settle()
-                for job_id in [job.id for job in jobs]:
-                    await self._reap_one(jobs, job_id)
+                await endings.jobs.settle()
+                await endings.reap()
             except Unavailable as error:
                 log.warning("the store is away: %s", error.message)
-
-    async def _reap_one(self, jobs: Jobs, job_id: str) -> None:
-        # Read anew: it may have changed since the round began.
-        job = jobs.find(job_id)
-        try:
-            if job is not None:
-                await self._reap_job(jobs, job, time.time())
-        except (NotFound, StaleFence):
-            log.debug("job %s has gone on meanwhile", job_id)
-        except Unavailable:
-            raise
-        except Exception:
-            # Whatever went wrong with this one, the leases of the others have to be watched.
-            log.exception("reaping job %s failed", job_id)
-
-    async def _reap_job(self, jobs: Jobs, job: Job, now: float) -> None:
-        def expire(job: Job) -> Job:
-            times = self.config.queue_timeout_s, self.config.attempt_timeout_s
-            return admission.expire(job, *times, now)
-
-        if expire(job) is not job:
-            await self._ends(job.id, expire)
-        elif job.status is Status.RUNNING and now - (job.seen_at or now) > self.config.lease_s:
-            await self._lose(job.id, job.fence, self.config.lease_s)
-        elif job.ended and now - (job.finished_at or now) > self.config.result_ttl_s:
-            await jobs.remove(job.id)
-            _remove(job)
-            await self._forget_checkpoints(job)
-
-    async def _forget_checkpoints(self, job: Job) -> None:
-        if self.config.checkpoint_every:
-            kept = Checkpoints(self.config.checkpoints, self.config.model.version)
-            await asyncio.to_thread(kept.forget, job.id)
-
-
-def _remove(job: Job) -> None:
-    if "path" not in job.result:
-        return
-    try:
-        Path(job.result["path"]).unlink(missing_ok=True)
-    except OSError as error:
-        log.warning("video of %s stays: %s", job.id, error)
 
 
 def _age(job: Job) -> tuple[float, str]:
     return job.created_at, job.id
-
-
-def _attempt(job_id: str, fence: int) -> str:
-    return f"{job_id}#{fence}"

@@ -6,16 +6,32 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+MEMORY_S = 3600.0
+"""Names of replicas that were shut down longer ago than this are forgotten."""
+
 
 @dataclass(slots=True)
 class Fleet:
     """Who spoke up lately, and what each can make."""
 
     _heard: dict[str, tuple[float, dict[str, Any]]] = field(default_factory=dict)
+    _retired: dict[str, float] = field(default_factory=dict)
 
     def hear(self, replica: str, info: dict[str, Any]) -> None:
         """A replica has spoken."""
-        self._heard[replica] = time.time(), info
+        if not self.retired(replica):
+            self._heard[replica] = time.time(), info
+
+    def retire(self, replica: str) -> None:
+        """A replica takes no more jobs."""
+        now = time.time()
+        self._retired = {name: at for name, at in self._retired.items() if now - at < MEMORY_S}
+        self._retired[replica] = now
+        self._heard.pop(replica, None)
+
+    def retired(self, replica: str) -> bool:
+        """Whether it takes no more jobs."""
+        return replica in self._retired
 
     def live(self, within_s: float) -> dict[str, dict[str, Any]]:
         """What those can make that spoke in the last seconds; the others are forgotten."""

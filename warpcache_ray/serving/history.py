@@ -11,7 +11,7 @@ STEP = "step"
 
 def happened(before: Job | None, after: Job) -> list[Event]:
     """What a job's followers are to hear when it was as `before` (None: not there) and is as `after`: `queued`,
-    `running`, `step`, `checkpoint`, `ending`, `lost`, or at the end its status with its record."""
+    `running`, `step`, `checkpoint`, `ending`, `lost`, `handed_back`, or at the end its status with its record."""
     if before is None:
         return [Event("queued", {"created_at": after.created_at})]
     found = []
@@ -24,7 +24,8 @@ def happened(before: Job | None, after: Job) -> list[Event]:
     if after.ending is not None and before.ending is None:
         found.append(Event("ending", {"attempt": after.fence, "error": after.ending}))
     if before.status is Status.RUNNING and after.status is Status.QUEUED:
-        found.append(Event("lost", {"attempt": after.fence, "epoch": after.epoch}))
+        kind = "handed_back" if after.handed_back > before.handed_back else "lost"
+        found.append(Event(kind, {"attempt": after.fence, "epoch": after.epoch}))
     if after.ended and not before.ended:
         found.append(Event(after.status.value, after.to_dict()))
     return found

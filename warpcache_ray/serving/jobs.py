@@ -34,7 +34,13 @@ class Jobs:
 
     def __init__(self, store: JobStore) -> None:
         self.store = store
+        self.revision = 0
+        """Rises with every change but progress."""
         self._jobs: dict[str, Job] = {}
+        self._by_status: dict[Status, dict[str, Job]] = {status: {} for status in Status}
+        """Each in the order in which they came to it."""
+        self._keys: dict[tuple[str, str], str] = {}
+        """Which job each client's idempotency key stands for."""
         self._versions: dict[str, int] = {}
         self._stored_at: dict[str, float] = {}
         self._told: dict[str, Job] = {}
@@ -47,16 +53,16 @@ class Jobs:
     async def load(self) -> None:
         """Takes over what the store holds. Running attempts get a new lease: their replicas may be well."""
         now = time.time()
+        found: list[tuple[Job, int]] = []
         for record in await self.store.load():
             try:
-                job = _job(record)
+                found.append((_job(record), record.version))
             except (TypeError, KeyError, ValueError) as error:
                 # Another version's. It stays where it is, for that version or for whoever looks.
                 log.warning("record %s can't be read: %s", record.id, error)
-                continue
-            running = job.status is Status.RUNNING
-            self._jobs[job.id] = replace(job, seen_at=now) if running else job
-            self._versions[job.id] = record.version
+        for job, version in sorted(found, key=lambda each: each[0].finished_at or 0.0):
+            self._keep(replace(job, seen_at=now) if job.status is Status.RUNNING else job)
+            self._versions[job.id] = version
             self._told[job.id] = job
 
     def __iter__(self) -> Iterator[Job]:
@@ -79,7 +85,16 @@ class Jobs:
 
     def count(self, status: Status) -> int:
         """How many have a status."""
-        return sum(job.status is status for job in self._jobs.values())
+        return len(self._by_status[status])
+
+    def having(self, *statuses: Status) -> list[Job]:
+        """Those with one of the statuses, of each the first to come to it first."""
+        return [job for status in statuses for job in self._by_status[status].values()]
+
+    @property
+    def active(self) -> list[Job]:
+        """Those that haven't ended."""
+        return self.having(Status.QUEUED, Status.RUNNING)
 
     def known(self, once: Once) -> Job | None:
         """The job that an idempotency key stands for.
@@ -87,10 +102,10 @@ class Jobs:
         Raises:
             IdempotencyConflict: it stands for another request.
         """
-        whose = once.client, once.key
-        kept = (job for job in self._jobs.values() if not job.removed)
-        found = next((job for job in kept if (job.client, job.key) == whose), None)
-        if found is not None and found.asked != once.asked:
+        found = self._jobs.get(self._keys.get((once.client, once.key), ""))
+        if found is None or found.removed:
+            return None
+        if found.asked != once.asked:
             raise IdempotencyConflict(
                 f"Idempotency-Key = {once.key!r} was used for another request; "
                 "send that one's body with it, or another key",
@@ -170,8 +185,7 @@ class Jobs:
         """Forgets a job."""
         async with self._changing:
             await self.store.remove(job_id)
-            for table in (self._jobs, self._versions, self._stored_at, self._told, self._told_at):
-                table.pop(job_id, None)
+            self._forget(self._jobs[job_id])
 
     async def events(self, job_id: str, after: str, timeout_s: float) -> list[Event] | None:
         """What happened to a job after an event, as soon as there is something or the time is over; None if the job
@@ -234,8 +248,26 @@ class Jobs:
             self._told_at[job.id] = time.monotonic()
 
     async def _see(self, job: Job) -> None:
-        self._jobs[job.id] = job
+        self._keep(job)
         await self.wake()
+
+    def _keep(self, job: Job) -> None:
+        before = self._jobs.get(job.id)
+        if before is None or before.status is not job.status:
+            self.revision += 1
+        if before is not None and before.status is not job.status:
+            del self._by_status[before.status][job.id]
+        self._jobs[job.id] = self._by_status[job.status][job.id] = job
+        if job.key is not None and not job.removed:
+            self._keys[job.client, job.key] = job.id
+
+    def _forget(self, job: Job) -> None:
+        self.revision += 1
+        del self._jobs[job.id], self._by_status[job.status][job.id]
+        if job.key is not None and self._keys.get((job.client, job.key)) == job.id:
+            del self._keys[job.client, job.key]
+        for table in (self._versions, self._stored_at, self._told, self._told_at):
+            table.pop(job.id, None)
 
 
 def _record(job: Job, version: int) -> Record:

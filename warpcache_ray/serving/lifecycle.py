@@ -76,6 +76,8 @@ class Job:
     """What the job's first claim charged its client, see `admission`."""
     status: Status = Status.QUEUED
     fence: int = 0
+    handed_back: int = 0
+    """How many attempts ended because their replica was shut down."""
     replica: str | None = None
     started_at: float | None = None
     finished_at: float | None = None
@@ -227,10 +229,28 @@ def lose(job: Job, fence: int, max_attempts: int, epoch: int, now: float) -> Job
     _check(job, fence)
     if job.ending is not None:
         return _end(job, job.ending, now)
-    if job.fence >= max_attempts:
-        lost = WorkerLost(f"the worker was lost in attempt {job.fence} of {max_attempts}")
+    attempts = job.fence - job.handed_back
+    if attempts >= max_attempts:
+        lost = WorkerLost(f"the worker was lost in attempt {attempts} of {max_attempts}")
         return _end(job, lost.to_dict(), now)
     return replace(job, status=Status.QUEUED, replica=None, step=0, epoch=epoch)
+
+
+def hand_back(job: Job, fence: int, epoch: int, now: float) -> Job:
+    """What becomes of a job whose attempt's replica is shut down: another attempt, which goes on from the last
+    checkpoint in a new epoch; this one doesn't count."""
+    _check(job, fence)
+    if job.ending is not None:
+        return _end(job, job.ending, now)
+    returned = job.handed_back + 1
+    return replace(
+        job, status=Status.QUEUED, handed_back=returned, replica=None, step=0, epoch=epoch
+    )
+
+
+def attempt_id(job_id: str, fence: int) -> str:
+    """What an attempt is called among those who work at it."""
+    return f"{job_id}#{fence}"
 
 
 def _end(job: Job, error: dict[str, Any], now: float) -> Job:

@@ -61,6 +61,8 @@ class Rank:
         self._attempt = _Attempt()
         self._cancelled = ""
         """The attempt that is to end, which may not have begun here."""
+        self._handed_back = ""
+        """The attempt that is to end with a checkpoint."""
 
     def open(self) -> tuple[str, int]:
         """Where the other ranks find this one, on a port that was free."""
@@ -108,6 +110,12 @@ class Rank:
             if attempt == self._attempt.id:
                 self._attempt.epoch = max(self._attempt.epoch, epoch)
 
+    @ray.method(concurrency_group="control")
+    def hand_back(self, attempt: str) -> None:
+        """Ends this attempt at its next step boundary, having kept a checkpoint."""
+        with self._lock:
+            self._handed_back = attempt
+
     def generate(
         self, attempt: dict[str, Any], checkpoint: bytes | None
     ) -> tuple[dict[str, Any], dict[str, Any] | None]:
@@ -153,13 +161,17 @@ class Rank:
         from warpcache_ray.engine.events import Control
 
         done = event.index + 1
-        if own.keeper and done < event.total and done % self.config.checkpoint_every == 0:
+        with self._lock:
+            handed_back = self._handed_back == own.id and done < event.total
+        if own.keeper and handed_back:
+            own.keeper.keep(event.checkpoint())
+        elif own.keeper and done < event.total and done % self.config.checkpoint_every == 0:
             own.keeper.offer(event.checkpoint)
         with self._lock:
             own.step, own.total = done, event.total
             own.drifts += [d.drift for d in event.decisions.values() if d.drift is not None]
             own.counts = _totals(event.stats)
-            return Control(own.epoch, cancel=self._cancelled == own.id)
+            return Control(own.epoch, cancel=handed_back or self._cancelled == own.id)
 
     def _publish(self, attempt: dict[str, Any], result: Result) -> dict[str, Any]:
         from warpcache_ray.video import write_video

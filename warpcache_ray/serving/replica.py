@@ -15,7 +15,7 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from warpcache_ray.config import ServiceConfig
-from warpcache_ray.errors import NotFound, Unavailable, WorkerLost
+from warpcache_ray.errors import Cancelled, NotFound, Unavailable, WorkerLost
 from warpcache_ray.serving import handles
 from warpcache_ray.serving.checkpoints import Checkpoints
 from warpcache_ray.serving.lifecycle import Order
@@ -51,6 +51,8 @@ class Replica:
         self.id = f"replica_{uuid.uuid4().hex[:12]}"
         self.coordinator = handles.connect(serve.get_replica_context().app_name, config)
         self.failed: str | None = None
+        self.draining = False
+        self.attempt: dict[str, Any] | None = None
         self.pace = Pace(config.slow_step_factor, config.slow_step_s, config.step_timeout_s)
         self.ranks = [self._start_rank(i) for i in range(config.parallel.world_size)]
         shared = config.parallel.world_size > 1
@@ -66,6 +68,17 @@ class Replica:
         if self.failed:
             raise RuntimeError(self.failed)
 
+    async def __del__(self) -> None:
+        """Serve's graceful shutdown: no job is taken any more; the one at hand ends, or is handed back with a
+        checkpoint after `drain_s`."""
+        self.draining = True
+        await self._tell("retire", self.id)
+        if not self.work.done():
+            await asyncio.wait([self.work], timeout=self.config.drain_s)
+        if self.attempt is not None and self.failed is None:
+            self.ranks[0].hand_back.remote(self.attempt["id"])
+        await asyncio.wait([self.work])
+
     def _start_rank(self, index: int) -> Any:
         group = ray.util.get_current_placement_group()
         place = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=index + 1)
@@ -80,10 +93,11 @@ class Replica:
         ).remote(self.config, index)
 
     async def _work(self) -> None:
-        while self.failed is None:
-            attempt = await self._tell("claim", self.id, self.info, CLAIM_S)
-            if attempt is not None:
-                await self._run(attempt)
+        while self.failed is None and not self.draining:
+            self.attempt = await self._tell("claim", self.id, self.info, CLAIM_S)
+            if self.attempt is not None:
+                await self._run(self.attempt)
+                self.attempt = None
 
     async def _tell(self, method: str, *arguments: Any) -> Any:
         # A coordinator that died is back within a second, as is its store; claims may be repeated, all else is fenced.
@@ -112,7 +126,11 @@ class Replica:
             for relay in relays:
                 relay.cancel()
             await asyncio.gather(*relays, return_exceptions=True)
-        await self._finish(attempt, result, error)
+        if self.draining and error is not None and error["code"] == Cancelled.code:
+            # A job that was told to end does so there.
+            await self._about_job("hand_back", attempt["job_id"], attempt["fence"])
+        else:
+            await self._finish(attempt, result, error)
 
     async def _generate(self, attempt: dict[str, Any]) -> Outcome:
         """What the first rank gives once all are through: only then is there room for the next job."""

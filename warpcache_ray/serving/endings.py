@@ -1,0 +1,129 @@
+"""How jobs and attempts end: published, lost, handed back, out of time; and what goes with them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from warpcache_ray.config import ServiceConfig
+from warpcache_ray.errors import NotFound, Unavailable
+from warpcache_ray.serving import admission, lifecycle
+from warpcache_ray.serving.admission import Rates
+from warpcache_ray.serving.checkpoints import Checkpoints
+from warpcache_ray.serving.jobs import Jobs
+from warpcache_ray.serving.lifecycle import TERMINAL, Job, StaleFence, Status
+from warpcache_ray.serving.metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+
+class Endings:
+    """Transitions that may end a job or an attempt, with all that has to follow. `config` tells the one in force."""
+
+    def __init__(
+        self, jobs: Jobs, metrics: Metrics, rates: Rates, config: Callable[[], ServiceConfig]
+    ) -> None:
+        self.jobs = jobs
+        self.metrics = metrics
+        self.rates = rates
+        self._config = config
+
+    async def end(self, job_id: str, transition: Callable[[Job], Job]) -> bool:
+        """Makes a transition that may end the job; False if a stale attempt asked for it."""
+        before = self.jobs.get(job_id)
+        try:
+            job = await self.jobs.change(job_id, transition)
+        except StaleFence:
+            return False
+        if job.ended and not before.ended:
+            self.metrics.job_ended(job)
+            self.rates.saw(job)
+            await self._forget_checkpoints(job)
+        return True
+
+    async def lose(self, job_id: str, fence: int, silent_s: float = 0.0) -> bool:
+        """Gives a lost attempt's job back, in an epoch of its own; one that spoke in the last seconds isn't lost."""
+        epoch = await self.jobs.store.raise_epoch()
+        most = self._config().max_attempts
+
+        def lost(job: Job) -> Job:
+            now = time.time()
+            silent = now - (job.seen_at or now) >= silent_s
+            return lifecycle.lose(job, fence, most, epoch, now) if silent else job
+
+        given_back = await self.end(job_id, lost)
+        if lifecycle.order(self.jobs.get(job_id), fence, 0).cancel:
+            self.metrics.attempt_over(lifecycle.attempt_id(job_id, fence))
+            self.metrics.lost.inc()
+        return given_back
+
+    async def hand_back(self, job_id: str, fence: int) -> bool:
+        """Gives the job of an attempt back whose replica is shut down, in an epoch of its own."""
+        epoch = await self.jobs.store.raise_epoch()
+
+        def returned(job: Job) -> Job:
+            return lifecycle.hand_back(job, fence, epoch, time.time())
+
+        given_back = await self.end(job_id, returned)
+        self.metrics.attempt_over(lifecycle.attempt_id(job_id, fence))
+        return given_back
+
+    async def reap(self) -> None:
+        """One round: ends what is out of time, gives back what has lost its worker, forgets what is too old."""
+        for job in self.jobs.active:
+            await self._guarded(job.id, self._reap)
+        ended = sorted(self.jobs.having(*TERMINAL), key=lambda job: job.finished_at or 0.0)
+        surplus = len(ended) - self._config().keep_jobs
+        since = time.time() - self._config().result_ttl_s
+        for rank, job in enumerate(ended):
+            if rank >= surplus and (job.finished_at or 0.0) >= since:
+                break
+            await self._guarded(job.id, self._forget)
+
+    async def _guarded(self, job_id: str, action: Callable[[Job], Awaitable[None]]) -> None:
+        # Read anew: it may have changed since the round began.
+        job = self.jobs.find(job_id)
+        try:
+            if job is not None:
+                await action(job)
+        except (NotFound, StaleFence):
+            log.debug("job %s has gone on meanwhile", job_id)
+        except Unavailable:
+            raise
+        except Exception:
+            # Whatever went wrong with this one, the leases of the others have to be watched.
+            log.exception("reaping job %s failed", job_id)
+
+    async def _reap(self, job: Job) -> None:
+        config, now = self._config(), time.time()
+
+        def expire(job: Job) -> Job:
+            return admission.expire(job, config.queue_timeout_s, config.attempt_timeout_s, now)
+
+        if expire(job) is not job:
+            await self.end(job.id, expire)
+        elif job.status is Status.RUNNING and now - (job.seen_at or now) > config.lease_s:
+            await self.lose(job.id, job.fence, config.lease_s)
+
+    async def _forget(self, job: Job) -> None:
+        await self.jobs.remove(job.id)
+        remove_video(job)
+        await self._forget_checkpoints(job)
+
+    async def _forget_checkpoints(self, job: Job) -> None:
+        if self._config().checkpoint_every:
+            kept = Checkpoints(self._config().checkpoints, self._config().model.version)
+            await asyncio.to_thread(kept.forget, job.id)
+
+
+def remove_video(job: Job) -> None:
+    """Deletes the job's video, if it has one."""
+    if "path" not in job.result:
+        return
+    try:
+        Path(job.result["path"]).unlink(missing_ok=True)
+    except OSError as error:
+        log.warning("video of %s stays: %s", job.id, error)
