@@ -21,7 +21,7 @@ from warpcache_ray.core.policies import POLICIES
 from warpcache_ray.errors import JobNotReady, Unavailable
 from warpcache_ray.media import MEDIA_TYPES
 from warpcache_ray.policy_spec import describe_policy, parse_policy, summarize_policy
-from warpcache_ray.serving import handles, problems, videos
+from warpcache_ray.serving import answers, handles, problems, videos
 from warpcache_ray.serving.events import ANSWERS, LastEventId, follow
 from warpcache_ray.serving.idempotency import IdempotencyKey, once
 from warpcache_ray.serving.lifecycle import ANONYMOUS, TERMINAL, Once, Status
@@ -114,7 +114,7 @@ class Service:
 
 def routes(service: Service) -> APIRouter:
     """All routes of the service."""
-    router = APIRouter()
+    router = APIRouter(responses=answers.PROBLEMS)
     _add_generation(router, service)
     _add_jobs(router, service)
     _add_admin(router, service)
@@ -124,7 +124,7 @@ def routes(service: Service) -> APIRouter:
 
 
 def _add_generation(router: APIRouter, service: Service) -> None:
-    @router.post("/generate")
+    @router.post("/generate", responses=answers.VIDEO)
     async def generate(
         body: GenerateRequest, request: Request, key: IdempotencyKey = None
     ) -> Response:
@@ -171,7 +171,7 @@ def _add_jobs(router: APIRouter, service: Service) -> None:
         """What happens to the job, as Server-Sent Events from its first one to its end, or from `Last-Event-ID` on."""
         return await follow(service.ask, job_id, last, lambda job: _public(job, request))
 
-    @router.get("/jobs/{job_id}/video")
+    @router.get("/jobs/{job_id}/video", response_class=FileResponse, responses=answers.VIDEO)
     async def video(job_id: str) -> Response:
         """The finished video."""
         return await _file(service, await service.ask("get", job_id))
@@ -227,7 +227,7 @@ def _add_descriptions(router: APIRouter, service: Service) -> None:
             "policies": {name: summarize_policy(kind()) for name, kind in POLICIES.items()},
         }
 
-    @router.get("/metrics")
+    @router.get("/metrics", response_class=Response, responses=answers.METRICS)
     async def metrics() -> Response:
         """Prometheus' text format."""
         return Response(

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from warpcache_ray.errors import JobNotReady, NotFound
 from warpcache_ray.media import MEDIA_TYPES
-from warpcache_ray.serving import problems, videos_schema
+from warpcache_ray.serving import answers, problems, videos_schema
 from warpcache_ray.serving.idempotency import IdempotencyKey, once
 from warpcache_ray.serving.lifecycle import TERMINAL
 from warpcache_ray.serving.videos_schema import STATUSES, VideoRequest
@@ -27,6 +27,10 @@ POLL_MS = 500
 """The openai client keeps to the first that it is told until the video is there."""
 
 PREVIEWS = {"thumbnail": (thumbnail, "image/webp"), "spritesheet": (spritesheet, "image/jpeg")}
+
+CONTENT = answers.of_type(
+    "The video or its preview", *MEDIA_TYPES.values(), *(kind for _, kind in PREVIEWS.values())
+)
 
 FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
 """The second is what aiohttp makes of a form without files."""
@@ -125,7 +129,7 @@ def _add_videos(router: APIRouter, service: Service) -> None:
 
 
 def _add_content(router: APIRouter, service: Service) -> None:
-    @router.get("/videos/{video_id}/content")
+    @router.get("/videos/{video_id}/content", response_class=FileResponse, responses=CONTENT)
     async def content(
         video_id: str, variant: Literal["video", "thumbnail", "spritesheet"] = "video"
     ) -> Response:
