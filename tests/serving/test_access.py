@@ -89,7 +89,7 @@ async def finish(hub: Coordinator, path: Any) -> None:
     assert await hub.finish(attempt["job_id"], attempt["fence"], result, None)
 
 
-@pytest.mark.parametrize(("method", "path"), ROUTES, ids=" ".join)
+@pytest.mark.parametrize(("method", "path"), ROUTES, ids=str)
 async def test_every_route_wants_a_key(method, path, client):
     """But those that are open say so; and the API's description tells of each which it is."""
     described = API.openapi()["paths"][path][method.lower()].get("security")
@@ -152,7 +152,7 @@ async def test_under_a_prefix(hub, api_of):
 
 
 @pytest.mark.parametrize("ended", [False, True], ids=["queued", "ended"])
-@pytest.mark.parametrize(("method", "path"), OF_A_JOB, ids=" ".join)
+@pytest.mark.parametrize(("method", "path"), OF_A_JOB, ids=str)
 async def test_others_jobs_are_unknown(method, path, ended, client, hub, tmp_path):
     """Bob's answer for Alice's job is the one for a job that never was, and nothing happens to hers; she and an admin
     get another."""
