@@ -297,8 +297,10 @@ async def test_requests_are_limited(client):
 @pytest.mark.parametrize("granted", [limited(submissions="1/hour")], indirect=True, ids=["1/hour"])
 async def test_submissions_are_limited(client):
     """Over both protocols together; whoever has had its share follows, cancels, and sends again what was taken in.
-    A key may have a rate of its own."""
+    What can't be made doesn't count. A key may have a rate of its own."""
     once = {"idempotency-key": "1"}
+    bad = await client.post("/generate", json={"prompt": "a", "width": 33}, headers=as_("alice"))
+    assert bad.status_code == 422
     first = await client.post("/generate", json={"prompt": "a"}, headers=as_("alice") | once)
     assert first.headers["x-ratelimit-remaining-submissions"] == "0"
     with pytest.raises(RateLimitError) as caught:

@@ -21,7 +21,7 @@ from warpcache_ray.errors import JobNotReady, Unavailable
 from warpcache_ray.media import MEDIA_TYPES
 from warpcache_ray.policy_spec import describe_policy, parse_policy, summarize_policy
 from warpcache_ray.serving import access, handles, problems, videos
-from warpcache_ray.serving.access import CALLER, only_admins
+from warpcache_ray.serving.access import CALLER, Caller, only_admins
 from warpcache_ray.serving.events import ANSWERS, LastEventId, follow
 from warpcache_ray.serving.idempotency import IdempotencyKey, once
 from warpcache_ray.serving.lifecycle import TERMINAL, Once, Status
@@ -52,8 +52,8 @@ class Service:
         Raises:
             WarpCacheError: what it raised, or Unavailable while it restarts.
         """
-        if method not in OF_NO_JOB and self.owner is not None:
-            method, arguments = "for_owner", (self.owner, method, *arguments)
+        if method not in OF_NO_JOB and self.caller.owner is not None:
+            method, arguments = "for_owner", (self.caller.owner, method, *arguments)
         try:
             return await getattr(self.actor, method).remote(*arguments)
         except RayTaskError as error:
@@ -80,14 +80,9 @@ class Service:
         return info
 
     @property
-    def client(self) -> str:
+    def caller(self) -> Caller:
         """Who asks."""
-        return CALLER.get().name
-
-    @property
-    def owner(self) -> str | None:
-        """Whose jobs the one who asks may see; None: everyone's."""
-        return CALLER.get().owner
+        return CALLER.get()
 
     async def submit(self, asked: VideoFields, once: Once | None) -> dict[str, Any]:
         """The record of the job that is asked for: a new one, or the one that the request had when it was sent before.
@@ -101,13 +96,13 @@ class Service:
         known: dict[str, Any] | None = await self.ask("find", once) if once else None
         if known is not None:
             return known
-        self.limiter.take("submissions", self.client, CALLER.get().rate)
         policy = self.policy_for(asked)
         seed = asked.seed if asked.seed is not None else secrets.randbelow(2**31)
         model, info = self.config.model, await self.model_info()
         fields = asked.resolved(model, info["frame_multiple"]).job_request(model.defaults, seed)
         check_shape(fields, model.limits, info)
-        job: dict[str, Any] = await self.ask("submit", fields, policy, self.client, once)
+        self.limiter.take("submissions", self.caller.name, self.caller.rate)
+        job: dict[str, Any] = await self.ask("submit", fields, policy, self.caller.name, once)
         return job
 
     async def video_file(self, job_id: str) -> Path | None:
@@ -141,7 +136,7 @@ def _add_generation(router: APIRouter, service: Service) -> None:
         body: GenerateRequest, request: Request, key: IdempotencyKey = None
     ) -> Response:
         """Takes a job in; answers with its id at once, or with its end if `wait` or a media type is asked for."""
-        job = await service.submit(body, once(key, service.client, "/generate", body))
+        job = await service.submit(body, once(key, service.caller.name, "/generate", body))
         raw = MEDIA_TYPES[body.output_format] in request.headers.get("accept", "")
         if not (body.wait or raw):
             return JSONResponse(_public(job, request))
