@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -28,6 +31,20 @@ def test_every_file_is_valid(path: Path) -> None:
 def test_the_four_are_there() -> None:
     """The demo, HunyuanVideo, Wan and Cosmos."""
     assert {p.stem for p in CONFIGS} >= {"toyworld", "hunyuan", "wan", "cosmos"}
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_the_image_listens_everywhere_and_wants_keys(path: Path, tmp_path: Path) -> None:
+    """What the Dockerfile makes of each file: out of reach of the loopback interface, with keys that are mounted."""
+    dockerfile = (path.parents[1] / "deploy" / "Dockerfile").read_text().replace("\\\n", "")
+    (edit,) = re.findall(r"^RUN (sed .*)$", dockerfile, re.MULTILINE)
+    shutil.copytree(path.parent, tmp_path / "configs")
+    subprocess.run(edit, shell=True, cwd=tmp_path, check=True)
+    document = yaml.safe_load((tmp_path / "configs" / path.name).read_text())
+    assert document["http_options"]["host"] == "0.0.0.0"
+    assert document["applications"][0]["args"]["access"] == {
+        "keys_file": "/home/warpcache/keys.yaml"
+    }
 
 
 def test_gpu_configs_say_what_they_need() -> None:

@@ -1,4 +1,4 @@
-"""The command line: `warpcache serve | generate | demo | profile | bench | doctor`."""
+"""The command line: `warpcache serve | generate | demo | profile | bench | key | doctor`."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from warpcache_ray import key_command
 from warpcache_ray.config import ModelConfig, ServiceConfig, load_application
 from warpcache_ray.errors import InvalidPolicy, InvalidRequest, WarpCacheError
 from warpcache_ray.media import MEDIA_TYPES
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from warpcache_ray.engine.events import Control, Generation, Result, StepEvent
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Video diffusion, made cheaper.")
+app.add_typer(key_command.app, name="key")
 console = Console()
 complaints = Console(stderr=True)
 

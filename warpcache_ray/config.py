@@ -7,11 +7,12 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import yaml
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
+from warpcache_ray.access_config import AccessConfig, ApiKey, repeated
 from warpcache_ray.core.policy import Policy
 from warpcache_ray.errors import InvalidConfig, InvalidPolicy
 from warpcache_ray.parallel.layout import Layout
@@ -100,10 +101,11 @@ class ServiceConfig:
     `step_timeout_s` (also while they load text or decode), count as hung. Every `checkpoint_every` steps (0: never) a
     job's state is kept at `checkpoint_url`, any that fsspec knows (a folder beside the results, if none is given).
 
-    Clients of a priority share the replicas by `client_weights`; who isn't named there (by the first 16 hex digits of
-    its API key's SHA-256, or as `anonymous`) has 1. A job fails once it has waited for `queue_timeout_s`, or once an
-    attempt at it has taken `attempt_timeout_s`. One that has ended is kept for `result_ttl_s`, with its video, unless
-    there are more than `keep_jobs`. A replica that is shut down goes on for `drain_s`, then hands its job back.
+    Clients of a priority share the replicas by `client_weights`; who isn't named there has 1. A client goes by its
+    key's name, without keys by the first 16 hex digits of the SHA-256 of whatever it sends as one, or as `anonymous`.
+    A job fails once it has waited for `queue_timeout_s`, or once an attempt at it has taken `attempt_timeout_s`. One
+    that has ended is kept for `result_ttl_s`, with its video, unless there are more than `keep_jobs`. A replica that
+    is shut down goes on for `drain_s`, then hands its job back.
     """
 
     __pydantic_config__ = _STRICT
@@ -113,6 +115,7 @@ class ServiceConfig:
     parallel: Layout = field(default_factory=Layout)
     replicas: Count = 1
     store: StoreConfig = field(default_factory=StoreConfig)
+    access: AccessConfig = field(default_factory=AccessConfig)
     policy: str | dict[str, Any] = "worldcache"
     quality: dict[Literal["high", "balanced", "fast"], str | dict[str, Any]] = field(
         default_factory=lambda: {
@@ -164,7 +167,8 @@ class ServiceConfig:
 
 
 def parse_config(args: Mapping[str, Any]) -> ServiceConfig:
-    """The configuration in `args`, all of it checked; policies in files (of which the replicas know nothing) are read.
+    """The configuration in `args`, all of it checked; policies and keys in files (of which the replicas know nothing)
+    are read.
 
     Raises:
         InvalidConfig: names the field, its value and what is allowed.
@@ -172,10 +176,11 @@ def parse_config(args: Mapping[str, Any]) -> ServiceConfig:
     try:
         config = TypeAdapter(ServiceConfig).validate_python(dict(args))
     except ValidationError as error:
-        raise _invalid(error) from error
+        # Without the cause, which quotes what may be a secret.
+        raise _invalid(error) from None
     policy = _checked("policy", config.policy)
     quality = {q: _checked(f"quality.{q}", spec) for q, spec in config.quality.items()}
-    config = replace(config, policy=policy, quality=quality)
+    config = replace(config, policy=policy, quality=quality, access=_with_keys(config.access))
     missing = [q for q in ("high", "balanced", "fast") if q not in config.quality]
     if missing:
         raise InvalidConfig(
@@ -212,19 +217,55 @@ def _checked(where: str, spec: str | dict[str, Any]) -> str | dict[str, Any]:
         raise InvalidConfig(f"{where} = {spec!r}: {error.message}", where) from error
 
 
+def _with_keys(access: AccessConfig) -> AccessConfig:
+    """Its keys and those of its file."""
+    keys = (*access.keys, *(_read_keys(access.keys_file) if access.keys_file else ()))
+    twice = repeated(keys)
+    if twice is not None:
+        message = f"access.keys: {twice!r} is there twice; each client has one name and one key"
+        raise InvalidConfig(message, "access.keys")
+    return replace(access, keys=keys, keys_file="")
+
+
+def _read_keys(file: str) -> tuple[ApiKey, ...]:
+    where = "access.keys_file"
+    try:
+        document = yaml.safe_load(Path(file).expanduser().read_text())
+        return tuple(TypeAdapter(list[ApiKey]).validate_python(document))
+    except OSError as error:
+        raise InvalidConfig(f"{where} = {file!r}: {error.strerror}", where) from error
+    except ValidationError as error:
+        raise InvalidConfig(
+            f"{where} = {file!r}: {_explain(error, list[ApiKey])[1]}", where
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError):
+        raise InvalidConfig(f"{where} = {file!r}: must be YAML or JSON", where) from None
+
+
 def _invalid(error: ValidationError) -> InvalidConfig:
+    where, message = _explain(error, ServiceConfig)
+    return InvalidConfig(message, where)
+
+
+def _explain(error: ValidationError, kind: Any) -> tuple[str, str]:
+    """The field of a `kind` that is wrong, and what is wrong with it."""
     first = error.errors()[0]
     path = _fields(first["loc"])
     where = ".".join(path)
+    unknown = first["type"] == "unexpected_keyword_argument"
+    # What stands there may be a key itself, where only its digest belongs.
+    secret = kind == list[ApiKey] or "keys" in path or (unknown and path[0] == "access")
     message = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "unexpected_keyword_argument":
-        kind: Any = ServiceConfig
+    if unknown:
         for name in path[:-1]:
-            kind = get_type_hints(kind)[name]
+            hint = kind if name.isdigit() else get_type_hints(kind)[name]
+            kind = next(iter(get_args(hint)), hint)
         message = f"there is no such key; there are: {', '.join(get_type_hints(kind))}"
-    return InvalidConfig(f"{where} = {first['input']!r}: {message}", where)
+    value = "" if secret else f" = {first['input']!r}"
+    return where, f"{where}{value}: {message}" if where else message
 
 
 def _fields(location: tuple[int | str, ...]) -> list[str]:
     # Between the fields stand pydantic's words for the alternatives that it tried, e.g. "dict[str,any]".
-    return [str(part) for part in location if str(part).isidentifier() and part != "str"]
+    parts = (p for p in location if isinstance(p, int) or (p.isidentifier() and p != "str"))
+    return [str(part) for part in parts]

@@ -7,9 +7,12 @@ WarpCacheError
 │   ├── MethodNotAllowed            405
 │   └── PayloadTooLarge             413
 ├── InvalidConfig (ValueError)      500  a configuration file that can't be served
+├── Unauthenticated                 401  no API key, or none that is known
+├── Forbidden                       403  an admin's business
 ├── NotFound                        404
 ├── JobNotReady                     404  the job exists, its video not yet (or never)
 ├── QueueFull                       429  retryable
+├── RateLimited                     429  retryable
 ├── Unavailable                     503  retryable
 ├── Cancelled                       499
 ├── DeadlineExceeded                504  not ready when the request wanted it
@@ -91,6 +94,18 @@ class InvalidConfig(WarpCacheError, ValueError):
     code = "invalid_config"
 
 
+class Unauthenticated(WarpCacheError):
+    """The request has no API key, or one that the service doesn't know."""
+
+    code, status = "invalid_api_key", 401
+
+
+class Forbidden(WarpCacheError):
+    """The API key is good, but not for this."""
+
+    code, status = "forbidden", 403
+
+
 class NotFound(WarpCacheError):
     """No such job, model or policy."""
 
@@ -107,6 +122,12 @@ class QueueFull(WarpCacheError):
     """As many jobs wait as are allowed to."""
 
     code, status, retryable = "queue_full", 429, True
+
+
+class RateLimited(WarpCacheError):
+    """The client has sent more than it may."""
+
+    code, status, retryable = "rate_limited", 429, True
 
 
 class Unavailable(WarpCacheError):

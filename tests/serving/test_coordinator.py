@@ -179,7 +179,7 @@ async def test_pages_go_on_after_a_job_that_is_hidden(hub):
     await hub.cancel(jobs[0])
     await hub.remove(jobs[0])
     for newest_first, rest in ((False, [jobs[1]]), (True, [])):
-        page, more = await hub.page(jobs[0], 10, newest_first)
+        page, more = await hub.page(None, jobs[0], 10, newest_first)
         assert ([record["id"] for record in page], more) == (rest, False)
 
 

@@ -17,6 +17,7 @@ import psutil
 import pytest
 import yaml
 
+from warpcache_ray.access_config import digest
 from warpcache_ray.demo import generate, service
 from warpcache_ray.video import read_video
 
@@ -133,16 +134,32 @@ def test_a_new_deployment_loses_no_step(
     assert "event: lost" not in told
 
 
-def config_file(tmp_path: Path, port: int, change: Callable[[dict[str, Any]], None]) -> Path:
-    """configs/toyworld.yaml on a free port, changed."""
+def config_file(
+    tmp_path: Path,
+    port: int,
+    change: Callable[[dict[str, Any]], None],
+    host: str | None = "127.0.0.1",
+) -> Path:
+    """configs/toyworld.yaml on a free port, changed; with no host where none is given."""
     source = Path(__file__).parents[2] / "configs" / "toyworld.yaml"
     document = yaml.safe_load(source.read_text())
-    document["http_options"]["port"] = port
+    document["http_options"] = {"port": port} | ({} if host is None else {"host": host})
     document["applications"][0]["args"]["results"] = str(tmp_path / "results")
     change(document["applications"][0]["args"])
     path = tmp_path / "config.yaml"
     path.write_text(json.dumps(document))
     return path
+
+
+def serve_run(path: Path) -> subprocess.CompletedProcess[str]:
+    """`serve run`, which is expected to end."""
+    return subprocess.run(
+        [sys.executable, "-m", "ray.serve.scripts", "run", str(path)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "RAY_AUTH_MODE": "disabled"},
+    )
 
 
 def test_serve_run_makes_a_video(tmp_path: Path, free_port: int) -> None:
@@ -169,13 +186,29 @@ def test_serve_run_ends_on_a_bad_config(
     tmp_path: Path, free_port: int, change: Callable[[dict[str, Any]], None], said: str
 ) -> None:
     """`serve run` does not wait for what can never be: it ends, with the field and the value in its output."""
-    path = config_file(tmp_path, free_port, change)
-    ended = subprocess.run(
-        [sys.executable, "-m", "ray.serve.scripts", "run", str(path)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env={**os.environ, "RAY_AUTH_MODE": "disabled"},
-    )
+    ended = serve_run(config_file(tmp_path, free_port, change))
     assert ended.returncode != 0
     assert said in ended.stdout + ended.stderr
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", None], ids=["all addresses", "no host"])
+def test_serve_run_wants_keys_on_a_public_address(
+    tmp_path: Path, free_port: int, host: str | None
+) -> None:
+    """Serve listens on all addresses where a file says so, or says nothing; without keys, `serve run` ends."""
+    path = config_file(tmp_path, free_port, lambda args: None, host)
+    ended = serve_run(path)
+    assert ended.returncode != 0
+    assert "http_options.host = '0.0.0.0' can be reached" in ended.stdout + ended.stderr
+
+
+def test_serve_run_with_keys_on_a_public_address(tmp_path: Path, free_port: int) -> None:
+    """It starts with keys in a file, which the replicas don't need, and wants one of every client."""
+    (tmp_path / "keys.yaml").write_text(f"- {{name: alice, sha256: {digest('a key')}}}")
+    access = {"keys_file": str(tmp_path / "keys.yaml")}
+    path = config_file(tmp_path, free_port, lambda args: args.update(access=access), "0.0.0.0")
+    with service(path, f"http://127.0.0.1:{free_port}") as client:
+        assert client.post("/generate", json={"prompt": "a"}).status_code == 401
+        client.headers["x-api-key"] = "a key"
+        job, _ = generate(client, {"prompt": "a red circle", "seed": 1}, lambda job: None)
+        assert job["status"] == "succeeded"

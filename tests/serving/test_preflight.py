@@ -1,9 +1,16 @@
 import pytest
 
+from warpcache_ray.access_config import AccessConfig, ApiKey
 from warpcache_ray.config import ModelConfig, ServiceConfig, StoreConfig
 from warpcache_ray.errors import InvalidConfig
 from warpcache_ray.parallel.layout import Layout
-from warpcache_ray.serving.preflight import check_devices, check_layout, check_model, check_store
+from warpcache_ray.serving.preflight import (
+    check_access,
+    check_devices,
+    check_layout,
+    check_model,
+    check_store,
+)
 
 
 def test_a_folder_with_an_index_is_a_model(tmp_path):
@@ -80,3 +87,23 @@ def test_a_store_of_ones_own_is_tried(store_server):
     check_store(ServiceConfig(ModelConfig("x"), store=StoreConfig(store_server.url)), 2)
     with pytest.raises(InvalidConfig, match=r"store.url = 'redis://127.0.0.1:1'.*can't be reached"):
         check_store(ServiceConfig(ModelConfig("x"), store=StoreConfig("redis://127.0.0.1:1")), 1)
+
+
+NO_KEYS = ServiceConfig(ModelConfig("x"))
+
+
+@pytest.mark.parametrize("host", [None, "localhost", "127.0.0.1", "127.1.2.3", "::1"])
+def test_nobody_else_reaches_loopback(host):
+    """So no keys are needed there."""
+    check_access(NO_KEYS, host)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.2", "10.0.0.1", "gpu-1.example", ""])
+def test_public_addresses_want_keys(host):
+    """Or to be told that it is meant; the refusal names the address and what can be done."""
+    with pytest.raises(InvalidConfig) as caught:
+        check_access(NO_KEYS, host)
+    told = (f"http_options.host = {host!r}", "warpcache key create", "127.0.0.1", "allow_public")
+    assert [words for words in told if words not in caught.value.message] == []
+    for access in (AccessConfig((ApiKey("a", "0" * 64),)), AccessConfig(allow_public=True)):
+        check_access(ServiceConfig(ModelConfig("x"), access=access), host)

@@ -1,11 +1,13 @@
-"""Errors as answers, on an application of one route."""
+"""Errors as answers, on an application of few routes."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 
 import httpx
 import pytest
-from fastapi import FastAPI
+import uvicorn
+from fastapi import FastAPI, UploadFile
 
 from warpcache_ray import errors
 from warpcache_ray.serving import problems
@@ -15,8 +17,8 @@ JSON = {"content-type": "application/json"}
 
 
 @pytest.fixture
-async def client() -> AsyncIterator[httpx.AsyncClient]:
-    """POST / takes a JSON object; GET /raise/X raises X."""
+def app() -> FastAPI:
+    """POST / takes a JSON object, POST /form a form; GET /raise/X raises X."""
     app = FastAPI()
     kinds = {kind.__name__: kind for kind in problems.all_errors()}
 
@@ -24,14 +26,36 @@ async def client() -> AsyncIterator[httpx.AsyncClient]:
     async def size(body: dict[str, str]) -> int:
         return len(body)
 
+    @app.post("/form")
+    async def form(file: UploadFile) -> int | None:
+        return file.size
+
     @app.get("/raise/{kind}")
     async def fail(kind: str) -> None:
         raise kinds[kind]("told so", "field")
 
     problems.install(app, LIMIT)
+    return app
+
+
+@pytest.fixture
+async def client(app) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of it within this process."""
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as open_client:
         yield open_client
+
+
+@pytest.fixture
+async def port(app) -> AsyncIterator[int]:
+    """Where it is served over a real connection."""
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", lifespan="off"))
+    serving = asyncio.create_task(server.serve())
+    while not server.started:
+        await asyncio.sleep(0.01)
+    yield server.servers[0].sockets[0].getsockname()[1]
+    server.should_exit = True
+    await serving
 
 
 def test_the_tree_is_found_whole():
@@ -100,3 +124,33 @@ async def test_bodies_are_bounded(chunked, extra, client):
     assert answer.status_code == (413 if extra else 200)
     if extra:
         assert answer.json()["error"]["code"] == "payload_too_large"
+
+
+@pytest.mark.parametrize("extra", [0, 1])
+async def test_forms_are_bounded(extra, client):
+    """As all bodies are, with all that is between their parts."""
+    frame = len(client.build_request("POST", "/form", files={"file": b""}).read())
+    content = b"x" * (LIMIT - frame + extra)
+    answer = await client.post("/form", files={"file": content})
+    assert int(answer.request.headers["content-length"]) == LIMIT + extra
+    assert answer.status_code == (413 if extra else 200)
+
+
+@pytest.mark.parametrize(
+    ("path", "headers"),
+    [
+        ("/", "content-type: application/json\r\ntransfer-encoding: chunked"),
+        ("/form", "content-type: multipart/form-data; boundary=b\r\ntransfer-encoding: chunked"),
+        ("/form", f"content-type: multipart/form-data; boundary=b\r\ncontent-length: {LIMIT + 1}"),
+    ],
+    ids=["chunked", "chunked form", "declared form"],
+)
+async def test_whoever_never_ends_is_answered(path, headers, port):
+    """As soon as the body is known to be too large: nobody waits for its end, which never comes."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(f"POST {path} HTTP/1.1\r\nhost: x\r\n{headers}\r\n\r\n".encode())
+    if "chunked" in headers:
+        writer.write(b"%x\r\n%s\r\n" % (LIMIT + 1, b"x" * (LIMIT + 1)))
+    async with asyncio.timeout(10):
+        assert (await reader.readline()).split()[1] == b"413"
+    writer.close()

@@ -11,6 +11,8 @@ import psutil
 import ray
 from ray import serve
 from ray.serve import Application
+from ray.serve.config import HTTPOptions
+from ray.serve.context import _get_global_client
 
 from warpcache_ray.config import ServiceConfig, parse_config
 from warpcache_ray.errors import InvalidConfig
@@ -18,6 +20,7 @@ from warpcache_ray.serving.ingress import Ingress
 from warpcache_ray.serving.preflight import (
     DRIVER_CPUS,
     INGRESS_CPUS,
+    check_access,
     check_devices,
     check_layout,
     check_model,
@@ -39,6 +42,7 @@ def build(args: dict[str, Any]) -> Application:
     """
     try:
         config = parse_config(args)
+        check_access(config, http_host())
         check_devices(config, ray.cluster_resources())
         check_store(config, sum(node["Alive"] for node in ray.nodes()))
         check_model(config)
@@ -47,6 +51,16 @@ def build(args: dict[str, Any]) -> Application:
         _end_serve_run(error)
         raise
     return assemble(config)
+
+
+def http_host() -> str | None:
+    """Where Serve's HTTP proxies listen, or will, if it isn't started yet; None: nowhere. `serve run FILE` and
+    `serve deploy` listen on all addresses where the file says nothing, `serve.run` on the loopback interface."""
+    # Serve has no public way to ask; its REST API has, which needs the dashboard.
+    client = _get_global_client(raise_if_no_controller_running=False)
+    options = HTTPOptions() if client is None else client.http_config
+    host: str | None = options.host
+    return host
 
 
 def assemble(config: ServiceConfig) -> Application:

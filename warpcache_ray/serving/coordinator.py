@@ -139,16 +139,21 @@ class Coordinator:
         await endings.end(job_id, lambda job: lifecycle.request_end(job, reason, time.time()))
         return await self.get(job_id)
 
+    async def for_owner(self, owner: str, method: str, job_id: str, *rest: Any) -> Any:
+        """What another method says of a job, if that is the owner's; any other's is as unknown as one that isn't."""
+        (await self._jobs()).get(job_id, owner)
+        return await getattr(self, method)(job_id, *rest)
+
     async def page(
-        self, after: str | None, limit: int, newest_first: bool
+        self, owner: str | None, after: str | None, limit: int, newest_first: bool
     ) -> tuple[list[dict[str, Any]], bool]:
-        """Records by time of submission, the ones that follow a job's, and whether there are more."""
+        """An owner's records, or all, by time of submission: those that follow a job's, and whether there are more."""
         jobs = await self._jobs()
-        shown = (job for job in jobs if not job.removed)
+        shown = (job for job in jobs if not job.removed and owner in (None, job.client))
         ordered = sorted(shown, key=_age, reverse=newest_first)
         if after is not None:
             # It may have been hidden since the page before.
-            last = _age(jobs.find(after) or jobs.get(after))
+            last = _age(jobs.find(after, owner) or jobs.get(after, owner))
             ordered = [j for j in ordered if (_age(j) < last if newest_first else _age(j) > last)]
         return [job.to_dict() for job in ordered[:limit]], len(ordered) > limit
 

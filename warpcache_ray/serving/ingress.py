@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import hashlib
 import secrets
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from ray import serve
 from ray.exceptions import RayActorError, RayTaskError
@@ -21,31 +20,40 @@ from warpcache_ray.core.policies import POLICIES
 from warpcache_ray.errors import JobNotReady, Unavailable
 from warpcache_ray.media import MEDIA_TYPES
 from warpcache_ray.policy_spec import describe_policy, parse_policy, summarize_policy
-from warpcache_ray.serving import answers, handles, problems, videos
+from warpcache_ray.serving import access, answers, handles, problems, videos
+from warpcache_ray.serving.access import CALLER, Caller, only_admins
 from warpcache_ray.serving.events import ANSWERS, LastEventId, follow
 from warpcache_ray.serving.idempotency import IdempotencyKey, once
-from warpcache_ray.serving.lifecycle import ANONYMOUS, TERMINAL, Once, Status
+from warpcache_ray.serving.lifecycle import TERMINAL, Once, Status
+from warpcache_ray.serving.ratelimit import RateLimiter
 from warpcache_ray.serving.schemas import GenerateRequest, Invalidation, VideoFields, check_shape
 
 WAIT_S = 20.0
 RECONNECT_S = 0.5
 REMIND_S = 2.0
 
+OF_NO_JOB = frozenset({"find", "submit", "page", "health", "metrics_text"})
+"""The coordinator's methods that take no job's id first."""
+
 
 class Service:
-    """What the routes need: the configuration, and the coordinator's methods with their errors unwrapped."""
+    """What the routes need: the configuration, and the coordinator's methods with their errors unwrapped, on behalf of
+    whoever sent the request that is being answered."""
 
     def __init__(self, config: ServiceConfig, actor: Any) -> None:
         self.config = config
         self.actor = actor
+        self.limiter = RateLimiter()
         self._said: set[asyncio.Future[Any]] = set()
 
     async def ask(self, method: str, *arguments: Any) -> Any:
-        """Calls the coordinator.
+        """Calls the coordinator. Where the caller has jobs of its own, others' are unknown to it.
 
         Raises:
             WarpCacheError: what it raised, or Unavailable while it restarts.
         """
+        if method not in OF_NO_JOB and self.caller.owner is not None:
+            method, arguments = "for_owner", (self.caller.owner, method, *arguments)
         try:
             return await getattr(self.actor, method).remote(*arguments)
         except RayTaskError as error:
@@ -71,20 +79,18 @@ class Service:
         info: dict[str, Any] = next(iter(replicas.values()))
         return info
 
-    @staticmethod
-    def client_of(request: Request) -> str:
-        """Who asks, by `x-api-key` or as OpenAI's clients send their key, without the key itself."""
-        scheme, _, token = request.headers.get("authorization", "").partition(" ")
-        bearer = token if scheme.lower() == "bearer" else None
-        key = request.headers.get("x-api-key") or bearer
-        return hashlib.sha256(key.encode()).hexdigest()[:16] if key else ANONYMOUS
+    @property
+    def caller(self) -> Caller:
+        """Who asks."""
+        return CALLER.get()
 
-    async def submit(self, asked: VideoFields, client: str, once: Once | None) -> dict[str, Any]:
+    async def submit(self, asked: VideoFields, once: Once | None) -> dict[str, Any]:
         """The record of the job that is asked for: a new one, or the one that the request had when it was sent before.
 
         Raises:
             InvalidRequest: the model can't make it, or the service doesn't allow it.
             IdempotencyConflict: the request's key stands for another one.
+            RateLimited: the client has submitted as much as it may.
         """
         # Before all else: a request that was taken in is not refused when it is sent again.
         known: dict[str, Any] | None = await self.ask("find", once) if once else None
@@ -95,7 +101,8 @@ class Service:
         model, info = self.config.model, await self.model_info()
         fields = asked.resolved(model, info["frame_multiple"]).job_request(model.defaults, seed)
         check_shape(fields, model.limits, info)
-        job: dict[str, Any] = await self.ask("submit", fields, policy, client, once)
+        self.limiter.take("submissions", self.caller.name, self.caller.rate)
+        job: dict[str, Any] = await self.ask("submit", fields, policy, self.caller.name, once)
         return job
 
     async def video_file(self, job_id: str) -> Path | None:
@@ -129,8 +136,7 @@ def _add_generation(router: APIRouter, service: Service) -> None:
         body: GenerateRequest, request: Request, key: IdempotencyKey = None
     ) -> Response:
         """Takes a job in; answers with its id at once, or with its end if `wait` or a media type is asked for."""
-        client = service.client_of(request)
-        job = await service.submit(body, client, once(key, client, "/generate", body))
+        job = await service.submit(body, once(key, service.caller.name, "/generate", body))
         raw = MEDIA_TYPES[body.output_format] in request.headers.get("accept", "")
         if not (body.wait or raw):
             return JSONResponse(_public(job, request))
@@ -183,13 +189,13 @@ def _add_jobs(router: APIRouter, service: Service) -> None:
 
 
 def _add_admin(router: APIRouter, service: Service) -> None:
-    @router.post("/admin/invalidate")
+    @router.post("/admin/invalidate", dependencies=[Depends(only_admins)])
     async def invalidate(body: Invalidation) -> dict[str, Any]:
         """Makes all cache states of a job, or of all jobs, void from their next step on; the new epoch."""
         return {"epoch": await service.ask("invalidate", body.job_id)}
 
 
-def _add_descriptions(router: APIRouter, service: Service) -> None:
+def _add_health(router: FastAPI, service: Service) -> None:
     @router.get("/health")
     async def health() -> JSONResponse:
         """200 while a replica is ready, else 503; with the number of jobs by status."""
@@ -203,6 +209,8 @@ def _add_descriptions(router: APIRouter, service: Service) -> None:
         }
         return JSONResponse(body, 200 if ready else 503)
 
+
+def _add_descriptions(router: APIRouter, service: Service) -> None:
     @router.get("/models")
     async def models() -> dict[str, Any]:
         """The model that is served, what it can make, defaults and limits."""
@@ -272,8 +280,11 @@ async def _with_video(
 def build_api(config: ServiceConfig, actor: Any) -> FastAPI:
     """The FastAPI application over a coordinator."""
     api = FastAPI(title="WarpCache-Ray", version=__version__)
-    api.include_router(routes(Service(config, actor)))
+    service = Service(config, actor)
+    api.include_router(routes(service), dependencies=access.SCHEMES if config.access.keys else [])
+    _add_health(api, service)
     problems.install(api, config.model.limits.body_bytes)
+    access.install(api, config.access, service.limiter)
     return api
 
 

@@ -68,20 +68,22 @@ class Jobs:
     def __iter__(self) -> Iterator[Job]:
         return iter(list(self._jobs.values()))
 
-    def get(self, job_id: str) -> Job:
+    def get(self, job_id: str, owner: str | None = None) -> Job:
         """A job as it stands.
 
         Raises:
-            NotFound: there is none by this id (any more).
+            NotFound: there is none by this id (any more), or none of this owner's.
         """
-        job = self.find(job_id)
+        job = self.find(job_id, owner)
         if job is None or job.removed:
             raise NotFound(f"job {job_id!r} is unknown (or expired)", "job_id")
         return job
 
-    def find(self, job_id: str) -> Job | None:
-        """A job as it stands, also one that is hidden; None if there is none by this id (any more)."""
-        return self._jobs.get(job_id)
+    def find(self, job_id: str, owner: str | None = None) -> Job | None:
+        """A job as it stands, also one that is hidden; None if there is none by this id (any more), or none of this
+        owner's."""
+        job = self._jobs.get(job_id)
+        return job if job is None or owner in (None, job.client) else None
 
     def count(self, status: Status) -> int:
         """How many have a status."""

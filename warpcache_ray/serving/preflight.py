@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from ipaddress import ip_address
 from pathlib import Path
 
 import httpx
@@ -73,6 +74,30 @@ def check_devices(config: ServiceConfig, resources: Mapping[str, float]) -> None
                 f"the cluster has {there:g}",
                 "replicas",
             )
+
+
+def check_access(config: ServiceConfig, host: str | None) -> None:
+    """Where Serve's HTTP proxies listen at `host` (None: nowhere), only those come who may.
+
+    Raises:
+        InvalidConfig: other machines reach it, and no keys are needed there.
+    """
+    access = config.access
+    if host is None or access.keys or access.allow_public or _is_loopback(host):
+        return
+    raise InvalidConfig(
+        f"http_options.host = {host!r} can be reached from other machines, and access.keys is empty; configure keys "
+        "(`warpcache key create NAME` makes one), or set http_options.host: 127.0.0.1, or access.allow_public: true "
+        "where everyone who reaches it may use it",
+        "access.keys",
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def check_store(config: ServiceConfig, nodes: int) -> None:

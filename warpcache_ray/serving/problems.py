@@ -18,6 +18,7 @@ from warpcache_ray.errors import (
     MethodNotAllowed,
     NotFound,
     PayloadTooLarge,
+    Unauthenticated,
     WarpCacheError,
 )
 from warpcache_ray.serving.schemas import GenerateRequest
@@ -41,6 +42,8 @@ def envelope(error: WarpCacheError, status: int | None = None) -> JSONResponse:
     """The error as `{"error": {message, type, param, code, retryable}}`."""
     patience = RETRY_S if error.retry_after_s is None else max(1.0, error.retry_after_s)
     headers = {"retry-after": str(math.ceil(patience))} if error.retryable else {}
+    if isinstance(error, Unauthenticated):
+        headers["www-authenticate"] = "Bearer"
     return _Ascii({"error": error.to_dict()}, status or error.status, headers)
 
 

@@ -60,8 +60,7 @@ def _add_creation(router: APIRouter, service: Service) -> None:
             first: dict[str, Any] = {**error.errors()[0]}
             return problems.explain({**first, "loc": ("body", *first["loc"])}, VideoRequest)
         videos_schema.check_model(asked.model, service.config)
-        client = service.client_of(request)
-        job = await service.submit(asked, client, once(key, client, "/v1/videos", asked))
+        job = await service.submit(asked, once(key, service.caller.name, "/v1/videos", asked))
         return _answer(service, job, request)
 
 
@@ -102,7 +101,9 @@ def _add_videos(router: APIRouter, service: Service) -> None:
         """Videos by time of creation, those that follow `after`."""
         try:
             last = videos_schema.job_id(after) if after is not None else None
-            jobs, more = await service.ask("page", last, limit, order == "desc")
+            jobs, more = await service.ask(
+                "page", service.caller.owner, last, limit, order == "desc"
+            )
         except NotFound as error:
             raise NotFound(f"after = {after!r} is unknown (or expired)", "after") from error
         data = [videos_schema.video(job, service.config, str(request.base_url)) for job in jobs]
