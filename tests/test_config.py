@@ -160,3 +160,17 @@ def test_requests_name_no_files():
     """Only a configuration may: a client's policy is never a path on the server."""
     with pytest.raises(InvalidPolicy):
         parse_policy({"file": "configs/toyworld.yaml"})
+
+
+@pytest.mark.parametrize(
+    "webhooks", [{"secret": "whsec_c2hvcnQ="}, {"secert": "whsec_c2hvcnQ="}, "whsec_c2hvcnQ="]
+)
+def test_a_secret_is_never_shown(webhooks):
+    """Not where it is refused, not where a configuration is printed."""
+    with pytest.raises(InvalidConfig, match=r"^webhooks(\.secret|\.secert|) = …: ") as refused:
+        parse_config({"model": MODEL, "webhooks": webhooks})
+    assert "c2hvcnQ" not in str(refused.value)
+    secret = "whsec_" + "a" * 32
+    config = parse_config({"model": MODEL, "webhooks": {"secret": secret}})
+    assert config.webhooks.signing_secret == secret
+    assert secret not in repr(config)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -26,6 +28,8 @@ Weight = Annotated[float, Field(gt=0)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Host = Annotated[str, Field(pattern=r"^(\*\.)?[a-z0-9:_-]+(\.[a-z0-9_-]+)*$")]
 """A name or an address, in lower case and as DNS has it; `*.example.com` stands for all names under it."""
+_SECRET = r"whsec_[A-Za-z0-9+/]{32,86}={0,2}"
+Secret = Annotated[str, Field(pattern=f"^({_SECRET})?$")]
 Quality = Literal["exact", "high", "balanced", "fast"]
 
 
@@ -114,6 +118,31 @@ class OutboundConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class WebhookConfig:
+    """How the end of a job is told to the `webhook_url` of its request, or to `url` where that names none.
+
+    What is sent is signed with `secret`, which is `whsec_` and the base64 of 24 to 64 random bytes, or with the one in
+    the environment variable `secret_env` of ingress and coordinator (Serve shows an application's arguments, so also a
+    `secret` among them). There are `attempts`, the second `backoff_s` after the first, each further one after three
+    times as long: with these numbers over 14 hours, if the job is kept as long.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    url: str = ""
+    secret: Secret = field(default="", repr=False)
+    secret_env: str = ""
+    attempts: Annotated[int, Field(ge=1, le=20)] = 10
+    backoff_s: Seconds = 5.0
+
+    @property
+    def signing_secret(self) -> str | None:
+        """The secret, if there is one that can be used."""
+        secret = self.secret or os.environ.get(self.secret_env, "")
+        return secret if re.fullmatch(_SECRET, secret) else None
+
+
+@dataclass(frozen=True, slots=True)
 class ServiceConfig:
     """One application. `policy` serves requests that ask for nothing, `quality` those that name a quality; a policy
     may be `{file: PATH}`, relative to the working directory as a model's path is, with parameters beside it.
@@ -135,6 +164,7 @@ class ServiceConfig:
     replicas: Count = 1
     store: StoreConfig = field(default_factory=StoreConfig)
     outbound: OutboundConfig = field(default_factory=OutboundConfig)
+    webhooks: WebhookConfig = field(default_factory=WebhookConfig)
     policy: str | dict[str, Any] = "worldcache"
     quality: dict[Literal["high", "balanced", "fast"], str | dict[str, Any]] = field(
         default_factory=lambda: {
@@ -242,7 +272,9 @@ def _invalid(error: ValidationError) -> InvalidConfig:
         for name in path[:-1]:
             kind = get_type_hints(kind)[name]
         message = f"there is no such key; there are: {', '.join(get_type_hints(kind))}"
-    return InvalidConfig(f"{where} = {first['input']!r}: {message}", where)
+    # A secret, or one under a name that is spelt wrong.
+    value = "…" if path[:1] == ["webhooks"] else repr(first["input"])
+    return InvalidConfig(f"{where} = {value}: {message}", where)
 
 
 def _fields(location: tuple[int | str, ...]) -> list[str]:

@@ -1,9 +1,23 @@
+from dataclasses import replace
+
 import pytest
 
-from warpcache_ray.config import ModelConfig, ServiceConfig, StoreConfig
+from warpcache_ray.config import (
+    ModelConfig,
+    OutboundConfig,
+    ServiceConfig,
+    StoreConfig,
+    WebhookConfig,
+)
 from warpcache_ray.errors import InvalidConfig
 from warpcache_ray.parallel.layout import Layout
-from warpcache_ray.serving.preflight import check_devices, check_layout, check_model, check_store
+from warpcache_ray.serving.preflight import (
+    check_devices,
+    check_layout,
+    check_model,
+    check_store,
+    check_webhooks,
+)
 
 
 def test_a_folder_with_an_index_is_a_model(tmp_path):
@@ -80,3 +94,17 @@ def test_a_store_of_ones_own_is_tried(store_server):
     check_store(ServiceConfig(ModelConfig("x"), store=StoreConfig(store_server.url)), 2)
     with pytest.raises(InvalidConfig, match=r"store.url = 'redis://127.0.0.1:1'.*can't be reached"):
         check_store(ServiceConfig(ModelConfig("x"), store=StoreConfig("redis://127.0.0.1:1")), 1)
+
+
+def test_the_operators_own_receiver_is_checked_at_the_start():
+    """Not by the first request."""
+    config, fine = ServiceConfig(ModelConfig("x")), OutboundConfig(allow_hosts=("hooks.example",))
+    hooks = WebhookConfig(url="https://hooks.example/", secret="whsec_" + "a" * 32)
+    check_webhooks(config)
+    check_webhooks(replace(config, outbound=fine, webhooks=hooks))
+    with pytest.raises(
+        InvalidConfig, match=r"webhooks.url = 'https://hooks.example/' is not allowed"
+    ):
+        check_webhooks(replace(config, webhooks=hooks))
+    with pytest.raises(InvalidConfig, match=r"webhooks\.url: this service signs no webhooks"):
+        check_webhooks(replace(config, outbound=fine, webhooks=replace(hooks, secret="")))

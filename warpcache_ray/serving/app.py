@@ -22,6 +22,7 @@ from warpcache_ray.serving.preflight import (
     check_layout,
     check_model,
     check_store,
+    check_webhooks,
 )
 from warpcache_ray.serving.replica import Replica, bundles
 
@@ -39,6 +40,7 @@ def build(args: dict[str, Any]) -> Application:
         config = parse_config(args)
         check_devices(config, ray.cluster_resources())
         check_store(config, sum(node["Alive"] for node in ray.nodes()))
+        check_webhooks(config)
         check_model(config)
         check_layout(config)
     except InvalidConfig as error:

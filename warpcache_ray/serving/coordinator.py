@@ -29,6 +29,7 @@ from warpcache_ray.serving.lifecycle import (
     Status,
 )
 from warpcache_ray.serving.metrics import Metrics
+from warpcache_ray.serving.webhooks import Courier, planned
 from warpcache_ray.store.connection import check
 from warpcache_ray.store.connection import connect as connect_store
 from warpcache_ray.store.events import Event
@@ -61,6 +62,7 @@ class Coordinator:
         self._server = server
         self._opened: asyncio.Task[Jobs] | None = None
         self._reaper: asyncio.Task[None] | None = None
+        self._courier: asyncio.Task[None] | None = None
 
     async def configure(self, config: ServiceConfig) -> None:
         """Takes a redeployed application's configuration; with another model, what was kept for the old one is void."""
@@ -104,6 +106,7 @@ class Coordinator:
         deadline = None if patience is None else now + patience
         job = Job(f"job_{uuid.uuid4().hex}", request, policy, now, client, deadline_at=deadline)
         job = replace(job, busy_since=admission.busy_since(jobs, job.priority, now))
+        job = replace(job, webhook=planned(job, self.config.webhooks))
         try:
             return self._record(jobs, await jobs.add(job, self.config.model.limits.queue, once))
         except QueueFull as full:
@@ -266,6 +269,7 @@ class Coordinator:
         self.rates = Rates.of(jobs)
         self.epoch = await jobs.store.model_epoch()
         self._reaper = asyncio.create_task(self._reap(jobs))
+        self._courier = asyncio.create_task(Courier(jobs, lambda: self.config).run())
         return jobs
 
     async def _claimed(self, jobs: Jobs, replica: str, until: float) -> Job | None:
