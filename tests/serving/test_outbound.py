@@ -7,12 +7,14 @@ import gzip
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from ipaddress import ip_address
 
 import pytest
 import trustme
+from hypothesis import given
+from hypothesis import strategies as st
 
 from warpcache_ray.config import OutboundConfig
 from warpcache_ray.errors import InvalidConfig, InvalidRequest
@@ -20,6 +22,8 @@ from warpcache_ray.serving.outbound import REDIRECTS, Outbound, is_public
 
 OPEN = OutboundConfig(allow_private_hosts=("127.0.0.1",), allow_http=True, timeout_s=5.0)
 """Allows servers of the tests, once their port is listed."""
+
+ANYWHERE = Outbound(OutboundConfig(allow_hosts=("*",)))
 
 _INSIDE = {
     "loopback, unspecified": "0.0.0.0 127.0.0.1 127.255.255.254 :: ::1",
@@ -134,6 +138,7 @@ def names(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
         ("https://ⓖood.example/", "Invalid IDNA"),
         ("https://[::1/", "."),
         ("https://0177.0.0.1/", "Invalid IPv4"),
+        ("https://good.example/\ud800", "surrogates not allowed"),
     ],
 )
 def test_what_a_url_alone_gives_away(url, why):
@@ -151,6 +156,14 @@ def test_what_a_url_alone_gives_away(url, why):
     assert refused.value.param == "image"
 
 
+@given(st.text(st.characters(exclude_categories=()) | st.sampled_from("[]:@/.%\\#?")))
+def test_no_url_makes_the_check_fail(text):
+    """Whatever it is, it is allowed or refused."""
+    for url in (text, f"https://{text}"):
+        with suppress(InvalidRequest):
+            ANYWHERE.check(url, "image")
+
+
 def test_nothing_is_allowed_by_default():
     """The operator has to say so; the message says where. A long URL isn't repeated whole."""
     with pytest.raises(InvalidRequest, match=r"operator lists in outbound\.allow_hosts"):
@@ -162,12 +175,11 @@ def test_nothing_is_allowed_by_default():
 
 def test_all_hosts_are_those_that_are_public():
     """Addresses in a URL are told at once."""
-    outbound = Outbound(OutboundConfig(allow_hosts=("*",)))
-    outbound.check("https://anything.example/", "image")
-    outbound.check("https://8.8.8.8/", "image")
+    ANYWHERE.check("https://anything.example/", "image")
+    ANYWHERE.check("https://8.8.8.8/", "image")
     for host in ("127.0.0.1", "[::1]", "[::ffff:8.8.8.8]", "169.254.169.254", "127。0。0。1"):
         with pytest.raises(InvalidRequest, match="no public address"):
-            outbound.check(f"https://{host}/", "image")
+            ANYWHERE.check(f"https://{host}/", "image")
 
 
 @pytest.mark.parametrize(

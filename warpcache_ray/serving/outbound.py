@@ -103,7 +103,7 @@ class Outbound:
         """
         try:
             reason = self._refusal(httpx.URL(url))
-        except httpx.InvalidURL as error:
+        except (httpx.InvalidURL, UnicodeError) as error:
             reason = str(error)
         if reason is not None:
             shown = repr(url if len(url) <= 100 else f"{url[:100]}…")
@@ -119,7 +119,7 @@ class Outbound:
         async with self._answer(httpx.Request("GET", url, headers=_HEADERS), param) as answer:
             if answer.status_code != httpx.codes.OK:
                 raise InvalidRequest(f"{param}: the host answered {answer.status_code}", param)
-            if answer.headers.get("content-encoding", "identity") != "identity":
+            if answer.headers.get("content-encoding", "identity").lower() != "identity":
                 raise InvalidRequest(f"{param}: the host sent it compressed, unasked", param)
             body = bytearray()
             async for part in answer.aiter_raw():
