@@ -47,6 +47,12 @@ def test_a_model_is_enough():
         ({"queue_timeout_s": 0.0}, "queue_timeout_s", "0.0.*greater than 0"),
         ({"attempt_timeout_s": -1.0}, "attempt_timeout_s", "-1.0.*greater than 0"),
         ({"client_weights": {"a1": 0}}, "client_weights.a1", "0: .*greater than 0"),
+        (
+            {"outbound": {"allow_private_hosts": ["*"]}},
+            "outbound.allow_private_hosts.0",
+            "'\\*'.*pattern",
+        ),
+        ({"outbound": {"ports": [0]}}, "outbound.ports.0", "0.*greater than or equal to 1"),
         ({"policy": "magic"}, "policy", "policy = 'magic'.*never, interval"),
         ({"policy": {"name": "interval", "every": 0}}, "policy", "every: 0 .*1 or more"),
         ({"policy": 5}, "policy", "policy = 5"),
@@ -154,3 +160,17 @@ def test_requests_name_no_files():
     """Only a configuration may: a client's policy is never a path on the server."""
     with pytest.raises(InvalidPolicy):
         parse_policy({"file": "configs/toyworld.yaml"})
+
+
+@pytest.mark.parametrize(
+    "webhooks", [{"secret": "whsec_c2hvcnQ="}, {"secert": "whsec_c2hvcnQ="}, "whsec_c2hvcnQ="]
+)
+def test_a_secret_is_never_shown(webhooks):
+    """Not where it is refused, not where a configuration is printed."""
+    with pytest.raises(InvalidConfig, match=r"^webhooks(\.secret|\.secert|): ") as refused:
+        parse_config({"model": MODEL, "webhooks": webhooks})
+    assert "c2hvcnQ" not in str(refused.value)
+    secret = "whsec_" + "a" * 32
+    config = parse_config({"model": MODEL, "webhooks": {"secret": secret}})
+    assert config.webhooks.signing_secret == secret
+    assert secret not in repr(config)

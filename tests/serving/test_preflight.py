@@ -1,7 +1,15 @@
+from dataclasses import replace
+
 import pytest
 
 from warpcache_ray.access_config import AccessConfig, ApiKey
-from warpcache_ray.config import ModelConfig, ServiceConfig, StoreConfig
+from warpcache_ray.config import (
+    ModelConfig,
+    OutboundConfig,
+    ServiceConfig,
+    StoreConfig,
+    WebhookConfig,
+)
 from warpcache_ray.errors import InvalidConfig
 from warpcache_ray.parallel.layout import Layout
 from warpcache_ray.serving.preflight import (
@@ -10,6 +18,7 @@ from warpcache_ray.serving.preflight import (
     check_layout,
     check_model,
     check_store,
+    check_webhooks,
 )
 
 
@@ -107,3 +116,17 @@ def test_public_addresses_want_keys(host):
     assert [words for words in told if words not in caught.value.message] == []
     for access in (AccessConfig((ApiKey("a", "0" * 64),)), AccessConfig(allow_public=True)):
         check_access(ServiceConfig(ModelConfig("x"), access=access), host)
+
+
+def test_the_operators_own_receiver_is_checked_at_the_start():
+    """Not by the first request."""
+    config, fine = ServiceConfig(ModelConfig("x")), OutboundConfig(allow_hosts=("hooks.example",))
+    hooks = WebhookConfig(url="https://hooks.example/", secret="whsec_" + "a" * 32)
+    check_webhooks(config)
+    check_webhooks(replace(config, outbound=fine, webhooks=hooks))
+    with pytest.raises(
+        InvalidConfig, match=r"webhooks.url = 'https://hooks.example/' is not allowed"
+    ):
+        check_webhooks(replace(config, webhooks=hooks))
+    with pytest.raises(InvalidConfig, match=r"webhooks\.url: this service signs no webhooks"):
+        check_webhooks(replace(config, outbound=fine, webhooks=replace(hooks, secret="")))

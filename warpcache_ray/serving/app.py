@@ -25,6 +25,7 @@ from warpcache_ray.serving.preflight import (
     check_layout,
     check_model,
     check_store,
+    check_webhooks,
 )
 from warpcache_ray.serving.replica import Replica, bundles
 
@@ -45,6 +46,7 @@ def build(args: dict[str, Any]) -> Application:
         check_access(config, http_host())
         check_devices(config, ray.cluster_resources())
         check_store(config, sum(node["Alive"] for node in ray.nodes()))
+        check_webhooks(config)
         check_model(config)
         check_layout(config)
     except InvalidConfig as error:

@@ -28,6 +28,7 @@ from warpcache_ray.serving.lifecycle import (
 )
 from warpcache_ray.serving.line import Line
 from warpcache_ray.serving.metrics import Metrics
+from warpcache_ray.serving.webhooks import Courier, planned
 from warpcache_ray.store.connection import check
 from warpcache_ray.store.connection import connect as connect_store
 from warpcache_ray.store.events import Event
@@ -61,6 +62,7 @@ class Coordinator:
         self._server = server
         self._opened: asyncio.Task[Endings] | None = None
         self._reaper: asyncio.Task[None] | None = None
+        self._courier: asyncio.Task[None] | None = None
 
     async def configure(self, config: ServiceConfig) -> None:
         """Takes a redeployed application's configuration; with another model, what was kept for the old one is void."""
@@ -104,6 +106,7 @@ class Coordinator:
         deadline = None if patience is None else now + patience
         job = Job(f"job_{uuid.uuid4().hex}", request, policy, now, client, deadline_at=deadline)
         job = replace(job, busy_since=admission.busy_since(jobs.active, job.priority, now))
+        job = replace(job, webhook=planned(job, self.config.webhooks))
         try:
             job = await jobs.add(job, self.config.model.limits.queue, once)
         except QueueFull as full:
@@ -290,6 +293,7 @@ class Coordinator:
         self.rates = Rates.of(jobs)
         endings = Endings(jobs, self.metrics, self.rates, lambda: self.config)
         self._reaper = asyncio.create_task(self._reap(endings))
+        self._courier = asyncio.create_task(Courier(jobs, lambda: self.config).run())
         return endings
 
     async def _claimed(self, jobs: Jobs, replica: str, until: float) -> Job | None:

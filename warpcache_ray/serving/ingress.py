@@ -20,11 +20,12 @@ from warpcache_ray.core.policies import POLICIES
 from warpcache_ray.errors import JobNotReady, Unavailable
 from warpcache_ray.media import MEDIA_TYPES
 from warpcache_ray.policy_spec import describe_policy, parse_policy, summarize_policy
-from warpcache_ray.serving import access, answers, handles, problems, videos
+from warpcache_ray.serving import access, answers, handles, problems, videos, webhooks
 from warpcache_ray.serving.access import CALLER, Caller, only_admins
 from warpcache_ray.serving.events import ANSWERS, LastEventId, follow
 from warpcache_ray.serving.idempotency import IdempotencyKey, once
 from warpcache_ray.serving.lifecycle import TERMINAL, Once, Status
+from warpcache_ray.serving.outbound import Outbound
 from warpcache_ray.serving.ratelimit import RateLimiter
 from warpcache_ray.serving.schemas import GenerateRequest, Invalidation, VideoFields, check_shape
 
@@ -44,6 +45,7 @@ class Service:
         self.config = config
         self.actor = actor
         self.limiter = RateLimiter()
+        self.outbound = Outbound(config.outbound)
         self._said: set[asyncio.Future[Any]] = set()
 
     async def ask(self, method: str, *arguments: Any) -> Any:
@@ -96,6 +98,8 @@ class Service:
         known: dict[str, Any] | None = await self.ask("find", once) if once else None
         if known is not None:
             return known
+        if asked.webhook_url is not None:
+            webhooks.check(asked.webhook_url, self.outbound, self.config.webhooks)
         policy = self.policy_for(asked)
         seed = asked.seed if asked.seed is not None else secrets.randbelow(2**31)
         model, info = self.config.model, await self.model_info()

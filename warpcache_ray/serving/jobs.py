@@ -11,7 +11,7 @@ from typing import Any
 
 from warpcache_ray.errors import IdempotencyConflict, NotFound, QueueFull, Unavailable
 from warpcache_ray.serving.history import STEP, happened
-from warpcache_ray.serving.lifecycle import Job, Once, Status
+from warpcache_ray.serving.lifecycle import Delivery, Job, Once, Status
 from warpcache_ray.store.events import Event
 from warpcache_ray.store.jobs import JobStore, Record
 from warpcache_ray.store.keys import Place
@@ -281,4 +281,6 @@ def _record(job: Job, version: int) -> Record:
 
 def _job(record: Record) -> Job:
     body: dict[str, Any] = record.body
-    return Job(**{**body, "status": Status(body["status"])})
+    told = body.get("webhook")
+    rebuilt = {"status": Status(body["status"]), "webhook": told and Delivery(**told)}
+    return Job(**{**body, **rebuilt})

@@ -61,6 +61,17 @@ class Once:
 
 
 @dataclass(frozen=True, slots=True)
+class Delivery:
+    """How far the telling of a job's end is, see `webhooks`: when the next attempt is due, once the job has ended
+    (None: there will be none), or when it was told."""
+
+    attempts: int = 0
+    next_at: float | None = None
+    delivered_at: float | None = None
+    last_error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """One request and all that became of it. Times are unix seconds."""
 
@@ -99,6 +110,8 @@ class Job:
     asked: str | None = None
     removed: bool = False
     """Its owner wants to see no more of it. What it charged its client counts all the same."""
+    webhook: Delivery | None = None
+    """None: nobody wants to be told of the job's end."""
 
     @property
     def ended(self) -> bool:

@@ -12,8 +12,10 @@ from huggingface_hub import get_token, hf_hub_url, snapshot_download, try_to_loa
 from huggingface_hub.errors import HFValidationError
 
 from warpcache_ray.config import ServiceConfig
-from warpcache_ray.errors import InvalidConfig, Unavailable
+from warpcache_ray.errors import InvalidConfig, InvalidRequest, Unavailable
 from warpcache_ray.parallel import support
+from warpcache_ray.serving import webhooks
+from warpcache_ray.serving.outbound import Outbound
 from warpcache_ray.store.connection import check, connect
 from warpcache_ray.store.server import EmbeddedServer
 
@@ -128,6 +130,21 @@ async def _try_store(url: str) -> None:
         await check(redis)
     finally:
         await redis.aclose()
+
+
+def check_webhooks(config: ServiceConfig) -> None:
+    """The URL that jobs' ends are told to where a request names none is one that a request might name.
+
+    Raises:
+        InvalidConfig: it isn't allowed, or there is no secret.
+    """
+    outbound, url = Outbound(config.outbound), config.webhooks.url
+    try:
+        if url:
+            webhooks.check(url, outbound, config.webhooks)
+    except InvalidRequest as error:
+        said = error.message.replace(webhooks.PARAM, "webhooks.url", 1)
+        raise InvalidConfig(said, "webhooks.url") from error
 
 
 def check_layout(config: ServiceConfig) -> None:

@@ -32,6 +32,7 @@ class VideoFields(BaseModel):
     priority: Priority = "normal"
     deadline_s: float | None = Field(None, gt=0, allow_inf_nan=False)
     output_format: Format = "mp4"
+    webhook_url: str | None = Field(None, min_length=1, max_length=2048)
 
     @field_validator("prompt")
     @classmethod
