@@ -8,6 +8,7 @@ WarpCacheError
 │   └── PayloadTooLarge             413
 ├── InvalidConfig (ValueError)      500  a configuration file that can't be served
 ├── NotFound                        404
+├── LostRace                        409  another change was made first
 ├── JobNotReady                     404  the job exists, its video not yet (or never)
 ├── QueueFull                       429  retryable
 ├── Unavailable                     503  retryable
@@ -95,6 +96,12 @@ class NotFound(WarpCacheError):
     """No such job, model or policy."""
 
     code, status = "not_found", 404
+
+
+class LostRace(WarpCacheError):
+    """What was to be changed has changed since it was read."""
+
+    code, status = "lost_race", 409
 
 
 class JobNotReady(WarpCacheError):
