@@ -83,10 +83,10 @@ class Http:
             answer = self.send(
                 "GET", f"/jobs/{job_id}/events", "/jobs/{id}/events", stream=True, headers=last
             )
-            if answer.status_code != 200:
-                # 204: there is no more; 404: there is no such job.
-                return
             try:
+                if answer.status_code != 200:
+                    # 204: there is no more; 404: there is no such job.
+                    return
                 for event in SSEClient(answer).events():
                     last = {"Last-Event-ID": event.id}
                     yield event.event

@@ -24,6 +24,7 @@ from gevent.pool import Pool
 from journey import Http, Outcome, travel
 from locust import User, events, task
 from locust.env import Environment
+from locust.exception import StopUser
 from memory import Sample, growth, raylet_of, resident
 from requests.adapters import HTTPAdapter
 from summary import Slo, accounted, spans_of, summarize, table
@@ -187,8 +188,9 @@ class Clock(User):
             self.loop.run()
         finally:
             watcher.kill()
-        # By another greenlet, for this one ends with it.
+        # By another greenlet, for this one ends with it; nor shall it begin again.
         gevent.spawn(self.environment.runner.quit)
+        raise StopUser
 
 
 @events.init.add_listener
@@ -207,6 +209,10 @@ def finish(environment: Environment, **_: Any) -> None:
     environment.runner.quit()
     summary = Clock.loop.close()
     if out := Clock.loop.options.json_out:
-        Path(out).write_text(json.dumps(summary, indent=2) + "\n")
+        Path(out).write_text(json.dumps(_rounded(summary), indent=2) + "\n")
     print(table(summary))
     environment.process_exit_code = 0 if accounted(summary["jobs"]) else 1
+
+
+def _rounded(summary: dict[str, Any]) -> Any:
+    return json.loads(json.dumps(summary), parse_float=lambda text: round(float(text), 4))
