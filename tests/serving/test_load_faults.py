@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
 import pytest
+from hubs import process_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 LOCUSTFILE = Path(__file__).parents[2] / "loadtest" / "locustfile.py"
-LOAD = ["--rate=0.6", "--steps=30,80", "--warmup=0", "--cancel-share=0.2", "--cancel-within=1"]
+LOAD = ["--rate=1.5", "--steps=20,60", "--warmup=0", "--cancel-share=0.2", "--cancel-within=1"]
 VICTIMS = {
     "rank": "ray::Rank",
     "replica": "ray::ServeReplica:toyworld:Replica",
@@ -32,16 +32,6 @@ VICTIMS = {
     "controller": "ray::ServeController",
 }
 SOON_S = 90.0
-
-
-def process_of(name: str) -> psutil.Process:
-    """Our service's process of this kind that was started last."""
-    found = [
-        process
-        for process in psutil.Process().children(recursive=True)
-        if process.is_running() and name in " ".join(process.cmdline())
-    ]
-    return max(found, key=lambda process: process.create_time())
 
 
 def jobs(client: httpx.Client) -> dict[str, int]:
@@ -108,6 +98,7 @@ def test_no_process_takes_a_job_with_it(
     summary: dict[str, Any] = json.loads(account.read_text())
     counted = summary["jobs"]
     record_property("jobs", {name: n for name, n in counted.items() if isinstance(n, int)})
+    record_property("job_run", summary["stages"]["job_run"])
     assert locust.returncode == 0, counted
     assert (counted["lost"], counted["twice"], counted["unfinished"]) == (0, 0, 0)
     ended = counted["succeeded"] + counted["failed"] + counted["cancelled"]
