@@ -10,6 +10,7 @@ WarpCacheError
 ├── Unauthenticated                 401  no API key, or none that is known
 ├── Forbidden                       403  an admin's business
 ├── NotFound                        404
+├── LostRace                        409  another change was made first
 ├── JobNotReady                     404  the job exists, its video not yet (or never)
 ├── QueueFull                       429  retryable
 ├── RateLimited                     429  retryable
@@ -110,6 +111,12 @@ class NotFound(WarpCacheError):
     """No such job, model or policy."""
 
     code, status = "not_found", 404
+
+
+class LostRace(WarpCacheError):
+    """What was to be changed has changed since it was read."""
+
+    code, status = "lost_race", 409
 
 
 class JobNotReady(WarpCacheError):

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
 import pytest
 import yaml
+from hubs import process_of
 
 from warpcache_ray.access_config import digest
 from warpcache_ray.demo import generate, service
@@ -32,16 +32,6 @@ def totals(client: httpx.Client) -> dict[str, float]:
 
 LONG = {"prompt": "a cat", "seed": 0, "policy": "interval", "num_inference_steps": 100}
 EXACT = LONG | {"policy": "never"}
-
-
-def process_of(name: str) -> psutil.Process:
-    """The process of the actor of this kind that was started last."""
-    found = [
-        process
-        for process in psutil.process_iter(["cmdline", "create_time"])
-        if name in " ".join(process.info["cmdline"] or [])
-    ]
-    return max(found, key=lambda process: process.info["create_time"])
 
 
 @pytest.fixture

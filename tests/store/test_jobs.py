@@ -1,14 +1,12 @@
 """The store's contract, on each server."""
 
 import asyncio
-from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import pytest
 
 from warpcache_ray.errors import Unavailable
 from warpcache_ray.store import jobs
-from warpcache_ray.store.connection import connect
 from warpcache_ray.store.events import Event
 from warpcache_ray.store.jobs import JobStore, Place, Record
 
@@ -187,31 +185,10 @@ async def test_a_full_server_is_unavailable_for_writes(store, redis):
     assert await store.load() == [second]
 
 
-@asynccontextmanager
-async def _loses_one_answer(socket: str, command: bytes):
-    """A TCP proxy before the server, and what it lost: it breaks one connection after `command` was carried out."""
-    lost: list[bytes] = []
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        from_server, to_server = await asyncio.open_unix_connection(socket)
-        while request := await reader.read(1 << 16):
-            to_server.write(request)
-            answer = await from_server.read(1 << 16)
-            if command in request and not lost:
-                lost.append(answer)
-                break
-            writer.write(answer)
-        writer.close()
-        to_server.close()
-
-    async with await asyncio.start_server(serve, "127.0.0.1", 0) as proxy:
-        redis = connect(f"redis://127.0.0.1:{proxy.sockets[0].getsockname()[1]}")
-        yield redis, lost
-        await redis.aclose()
-
-
 @pytest.mark.parametrize("write", ["create", "swap"])
-async def test_a_write_whose_answer_was_lost_is_known_as_stored(write, store, server):
+async def test_a_write_whose_answer_was_lost_is_known_as_stored(
+    write, store, server, loses_one_answer
+):
     """Sent again over a new connection, it finds its own record and says so; what it tells is told once."""
     # So that the server knows the script, and the first answer is the write's own.
     await store.create(replace(FIRST, id="job_2"))
@@ -219,19 +196,19 @@ async def test_a_write_whose_answer_was_lost_is_known_as_stored(write, store, se
     if write == "swap":
         await store.create(FIRST)
         record = _next(FIRST, Place.RUNNING)
-    async with _loses_one_answer(str(server.socket), b"EVALSHA") as (redis, lost):
+    async with loses_one_answer(str(server.socket), b"EVALSHA") as (redis, lost):
         assert await getattr(JobStore(redis, "app"), write)(record, [QUEUED])
     assert lost == [b":1\r\n"]
     assert await store.get("job_1") == record
     assert [event.kind for event in await store.events.read("job_1")] == ["queued"]
 
 
-async def test_an_event_whose_answer_was_lost_is_told_once(store, server):
+async def test_an_event_whose_answer_was_lost_is_told_once(store, server, loses_one_answer):
     """Sent again over a new connection, it is found."""
     step = Event("step", {"step": 1})
     await store.create(FIRST, [QUEUED])
     await store.events.tell("job_2", step)  # as above
-    async with _loses_one_answer(str(server.socket), b"EVALSHA") as (redis, lost):
+    async with loses_one_answer(str(server.socket), b"EVALSHA") as (redis, lost):
         await JobStore(redis, "app").events.tell("job_1", step)
     assert len(lost) == 1
     assert [event.kind for event in await store.events.read("job_1")] == ["queued", "step"]

@@ -20,6 +20,8 @@ class Keys:
         root = f"{{warpcache:{application}}}"
         self.epoch, self.model_epoch = f"{root}:epoch", f"{root}:epoch:model"
         self.places = {place: f"{root}:{place}" for place in Place}
+        self.policies, self.policy_changes = f"{root}:policies", f"{root}:policy-changes"
+        """The set of all policies' keys, and the channel that tells which of them has changed."""
         self._root = root
 
     def job(self, id: str) -> str:
@@ -29,3 +31,15 @@ class Keys:
     def events(self, id: str) -> str:
         """What happened to the job."""
         return f"{self._root}:events:{id}"
+
+    def policy(self, key: str) -> str:
+        """A policy's versions, and which of them are in force."""
+        return f"{self._root}:policy:{key}"
+
+    def policy_before(self, key: str) -> str:
+        """The versions that were in force before, the last one first."""
+        return f"{self._root}:policy-before:{key}"
+
+    def policy_history(self, key: str) -> str:
+        """Who changed what is in force, and why."""
+        return f"{self._root}:policy-history:{key}"
