@@ -98,7 +98,8 @@ class ServiceConfig:
 
     Ranks that stay at one step for `slow_step_factor` times the slowest step so far (and for `slow_step_s`), or for
     `step_timeout_s` (also while they load text or decode), count as hung. Every `checkpoint_every` steps (0: never) a
-    job's state is kept at `checkpoint_url`, any that fsspec knows (a folder beside the results, if none is given).
+    job's state is kept at `checkpoint_url` (a folder beside the results, if none is given). `results` is where videos
+    are kept, for `result_ttl_s` after their job's end; both are folders, or URLs of any kind that fsspec knows.
 
     Clients of a priority share the replicas by `client_weights`; who isn't named there (by the first 16 hex digits of
     its API key's SHA-256, or as `anonymous`) has 1. A job fails once it has waited for `queue_timeout_s`, or once an
@@ -147,17 +148,24 @@ class ServiceConfig:
     @property
     def store_folder(self) -> Path:
         """Where the embedded store keeps its data."""
-        return Path(self.store.folder or self.results_folder / "store")
+        return Path(self.store.folder or self.local_folder / "store")
 
     @property
     def checkpoints(self) -> str:
         """Where checkpoints are kept."""
-        return self.checkpoint_url or str(self.results_folder / "checkpoints")
+        return self.checkpoint_url or str(self.local_folder / "checkpoints")
 
     @property
-    def results_folder(self) -> Path:
-        """Where videos are kept."""
-        return Path(self.results or Path(tempfile.gettempdir()) / "warpcache" / self.name)
+    def artifacts(self) -> str:
+        """Where videos and images are kept."""
+        return self.results or str(self.local_folder)
+
+    @property
+    def local_folder(self) -> Path:
+        """What is beside the results is kept here: where they are, if that is a folder."""
+        if self.results and "://" not in self.results:
+            return Path(self.results)
+        return Path(tempfile.gettempdir()) / "warpcache" / self.name
 
 
 def parse_config(args: Mapping[str, Any]) -> ServiceConfig:

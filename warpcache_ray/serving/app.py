@@ -21,6 +21,7 @@ from warpcache_ray.serving.preflight import (
     check_devices,
     check_layout,
     check_model,
+    check_storage,
     check_store,
 )
 from warpcache_ray.serving.replica import Replica, bundles
@@ -39,6 +40,7 @@ def build(args: dict[str, Any]) -> Application:
         config = parse_config(args)
         check_devices(config, ray.cluster_resources())
         check_store(config, sum(node["Alive"] for node in ray.nodes()))
+        check_storage(config)
         check_model(config)
         check_layout(config)
     except InvalidConfig as error:

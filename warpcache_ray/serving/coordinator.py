@@ -9,13 +9,13 @@ import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from warpcache_ray.config import ServiceConfig
 from warpcache_ray.errors import Cancelled, NotFound, QueueFull, Unavailable
 from warpcache_ray.serving import admission, lifecycle
 from warpcache_ray.serving.admission import Rates, Turn
+from warpcache_ray.serving.artifacts import Artifact, Artifacts
 from warpcache_ray.serving.checkpoints import Checkpoints
 from warpcache_ray.serving.fleet import Fleet
 from warpcache_ray.serving.jobs import Jobs
@@ -156,7 +156,7 @@ class Coordinator:
         job = jobs.get(job_id)
         if job.ended:
             await jobs.change(job_id, lambda job: replace(job, removed=True))
-            _remove(job)
+            await self._forget_artifacts(job)
         else:
             await self.cancel(job_id)
         return job.ended
@@ -224,7 +224,7 @@ class Coordinator:
     ) -> bool:
         """Publishes an attempt's outcome. False: a newer attempt owns the job, nothing was published."""
         if error is not None and error["retryable"]:
-            return await self._lose(job_id, fence)
+            return await self._lose(job_id, fence, error=error)
 
         def over(job: Job) -> Job:
             if error is None:
@@ -297,17 +297,18 @@ class Coordinator:
     def _live(self) -> int:
         return len(self.fleet.live(self.config.lease_s))
 
-    async def _lose(self, job_id: str, fence: int, silent_s: float = 0.0) -> bool:
+    async def _lose(
+        self, job_id: str, fence: int, silent_s: float = 0.0, error: dict[str, Any] | None = None
+    ) -> bool:
         """Gives a lost attempt's job back, in an epoch of its own; one that spoke in the last seconds isn't lost."""
         jobs = await self._jobs()
         epoch = await jobs.store.raise_epoch()
 
         def lost(job: Job) -> Job:
             now = time.time()
-            silent = now - (job.seen_at or now) >= silent_s
-            return (
-                lifecycle.lose(job, fence, self.config.max_attempts, epoch, now) if silent else job
-            )
+            if now - (job.seen_at or now) < silent_s:
+                return job
+            return lifecycle.lose(job, fence, self.config.max_attempts, epoch, now, error)
 
         given_back = await self._ends(job_id, lost)
         if lifecycle.order(jobs.get(job_id), fence, 0).cancel:
@@ -367,22 +368,19 @@ class Coordinator:
             await self._lose(job.id, job.fence, self.config.lease_s)
         elif job.ended and now - (job.finished_at or now) > self.config.result_ttl_s:
             await jobs.remove(job.id)
-            _remove(job)
+            await self._forget_artifacts(job)
             await self._forget_checkpoints(job)
+
+    async def _forget_artifacts(self, job: Job) -> None:
+        if "path" in job.result:
+            # It lies elsewhere, if the place was changed since.
+            await asyncio.to_thread(Artifact(job.result["path"]).remove)
+        await asyncio.to_thread(Artifacts(self.config.artifacts).forget, job.id)
 
     async def _forget_checkpoints(self, job: Job) -> None:
         if self.config.checkpoint_every:
             kept = Checkpoints(self.config.checkpoints, self.config.model.version)
             await asyncio.to_thread(kept.forget, job.id)
-
-
-def _remove(job: Job) -> None:
-    if "path" not in job.result:
-        return
-    try:
-        Path(job.result["path"]).unlink(missing_ok=True)
-    except OSError as error:
-        log.warning("video of %s stays: %s", job.id, error)
 
 
 def _age(job: Job) -> tuple[float, str]:

@@ -7,11 +7,10 @@ import base64
 import hashlib
 import secrets
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request, Response
-from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
+from fastapi.responses import JSONResponse, StreamingResponse
 from ray import serve
 from ray.exceptions import RayActorError, RayTaskError
 
@@ -22,6 +21,8 @@ from warpcache_ray.errors import JobNotReady, Unavailable
 from warpcache_ray.media import MEDIA_TYPES
 from warpcache_ray.policy_spec import describe_policy, parse_policy, summarize_policy
 from warpcache_ray.serving import handles, problems, videos
+from warpcache_ray.serving.artifacts import Artifact
+from warpcache_ray.serving.delivery import deliver
 from warpcache_ray.serving.events import ANSWERS, LastEventId, follow
 from warpcache_ray.serving.idempotency import IdempotencyKey, once
 from warpcache_ray.serving.lifecycle import ANONYMOUS, TERMINAL, Once, Status
@@ -98,10 +99,10 @@ class Service:
         job: dict[str, Any] = await self.ask("submit", fields, policy, client, once)
         return job
 
-    async def video_file(self, job_id: str) -> Path | None:
+    async def video(self, job: dict[str, Any]) -> Artifact | None:
         """The job's video, if it has one."""
-        path = await self.ask("video_path", job_id)
-        return Path(path) if path is not None and Path(path).is_file() else None
+        url = await self.ask("video_path", job["id"])
+        return None if url is None else Artifact(url)
 
     def policy_for(self, request: VideoFields) -> dict[str, Any]:
         """The full policy that a request asks for."""
@@ -246,18 +247,17 @@ def _status(job: dict[str, Any]) -> int:
     return codes.get(job["error"]["code"], 500)
 
 
-async def _path(service: Service, job: dict[str, Any]) -> Path:
-    path = await service.video_file(job["id"])
-    if path is None:
+async def _video(service: Service, job: dict[str, Any]) -> Artifact:
+    video = await service.video(job)
+    if video is None:
         raise JobNotReady(f"job {job['id']} is {job['status']}; it has no video", "job_id")
-    return path
+    return video
 
 
-async def _file(service: Service, job: dict[str, Any]) -> FileResponse:
-    path = await _path(service, job)
+async def _file(service: Service, job: dict[str, Any]) -> Response:
     form = job["request"]["output_format"]
     headers = {"x-job-id": job["id"], "x-seed": str(job["request"]["seed"])}
-    return FileResponse(path, media_type=MEDIA_TYPES[form], headers=headers)
+    return await deliver(await _video(service, job), MEDIA_TYPES[form], headers)
 
 
 async def _with_video(
@@ -265,7 +265,7 @@ async def _with_video(
 ) -> dict[str, Any]:
     if form == "url":
         return _public(job, request)
-    data = await asyncio.to_thread((await _path(service, job)).read_bytes)
+    data = await asyncio.to_thread((await _video(service, job)).read)
     return _public(job, request) | {"b64_json": base64.b64encode(data).decode()}
 
 

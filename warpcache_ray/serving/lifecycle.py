@@ -221,15 +221,24 @@ def invalidate(job: Job, epoch: int) -> Job:
     return job if job.ended else replace(job, epoch=epoch)
 
 
-def lose(job: Job, fence: int, max_attempts: int, epoch: int, now: float) -> Job:
-    """What becomes of a job whose attempt's worker is gone: another attempt, in a new epoch and from the last
-    checkpoint, or failure after `max_attempts`."""
+def lose(
+    job: Job,
+    fence: int,
+    max_attempts: int,
+    epoch: int,
+    now: float,
+    error: dict[str, Any] | None = None,
+) -> Job:
+    """What becomes of a job whose attempt came to nothing, for its worker is gone or for another `error` that may not
+    come again: another attempt, in a new epoch and from the last checkpoint, or failure after `max_attempts`."""
     _check(job, fence)
     if job.ending is not None:
         return _end(job, job.ending, now)
     if job.fence >= max_attempts:
         lost = WorkerLost(f"the worker was lost in attempt {job.fence} of {max_attempts}")
-        return _end(job, lost.to_dict(), now)
+        if error is None or error["code"] == WorkerLost.code:
+            error = lost.to_dict()
+        return _end(job, error, now)
     return replace(job, status=Status.QUEUED, replica=None, step=0, epoch=epoch)
 
 

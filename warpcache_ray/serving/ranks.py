@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -13,6 +12,7 @@ import ray
 from warpcache_ray.config import ServiceConfig
 from warpcache_ray.errors import GenerationFailed, InvalidRequest, WarpCacheError
 from warpcache_ray.policy_spec import parse_policy
+from warpcache_ray.serving.artifacts import Artifacts
 from warpcache_ray.serving.checkpoints import Checkpoints, Keeper
 
 # The engine loads torch and diffusers. Only a rank's own process pays for that, when it is made.
@@ -162,17 +162,17 @@ class Rank:
             return Control(own.epoch, cancel=self._cancelled == own.id)
 
     def _publish(self, attempt: dict[str, Any], result: Result) -> dict[str, Any]:
-        from warpcache_ray.video import write_video
+        from warpcache_ray.video import encode
 
         request = attempt["request"]
-        folder = self.config.results_folder
-        folder.mkdir(parents=True, exist_ok=True)
+        form = request["output_format"]
+        data = encode(result.frames, request["fps"], form)
         # The fence in the name keeps a late attempt from overwriting the video of the one that replaced it.
-        path = folder / f"{attempt['job_id']}.{attempt['fence']}.{request['output_format']}"
-        write_video(path, result.frames, request["fps"], request["output_format"])
+        name = f"{attempt['fence']}.{form}"
+        video = Artifacts(self.config.artifacts).write(attempt["job_id"], name, data)
         frames, height, width, _ = result.frames.shape
         return {
-            "path": str(path),
+            "path": video.url,
             "latents_sha256": result.latents_sha256,
             "epoch": result.epoch,
             "resumed_at": result.resumed_at,
@@ -181,7 +181,7 @@ class Rank:
             "num_frames": frames,
             "height": height,
             "width": width,
-            "bytes": Path(path).stat().st_size,
+            "bytes": len(data),
         }
 
     def _warnings(self, result: Result) -> list[str]:

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import time
 import uuid
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -17,6 +16,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from warpcache_ray.config import ServiceConfig
 from warpcache_ray.errors import NotFound, Unavailable, WorkerLost
 from warpcache_ray.serving import handles
+from warpcache_ray.serving.artifacts import Artifact, Artifacts
 from warpcache_ray.serving.checkpoints import Checkpoints
 from warpcache_ray.serving.lifecycle import Order
 from warpcache_ray.serving.pace import Pace, Watch, volume_of
@@ -152,8 +152,11 @@ class Replica:
     ) -> None:
         place = (attempt["job_id"], attempt["fence"])
         published = await self._about_job("finish", *place, result, error)
-        if not published and "path" in result:
-            Path(result["path"]).unlink(missing_ok=True)
+        if published is None:
+            # Nobody knows the job any more.
+            await asyncio.to_thread(Artifacts(self.config.artifacts).forget, attempt["job_id"])
+        elif not published and "path" in result:
+            await asyncio.to_thread(Artifact(result["path"]).remove)
 
     async def _about_job(self, method: str, *arguments: Any) -> Any:
         try:

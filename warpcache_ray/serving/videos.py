@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, JSONResponse
+from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 
 from warpcache_ray.errors import JobNotReady, NotFound
 from warpcache_ray.media import MEDIA_TYPES
 from warpcache_ray.serving import problems, videos_schema
+from warpcache_ray.serving.delivery import deliver
 from warpcache_ray.serving.idempotency import IdempotencyKey, once
 from warpcache_ray.serving.lifecycle import TERMINAL
 from warpcache_ray.serving.videos_schema import STATUSES, VideoRequest
@@ -131,14 +132,15 @@ def _add_content(router: APIRouter, service: Service) -> None:
     ) -> Response:
         """The finished video, or a still preview of it."""
         job = await _about(service, "get", video_id)
-        path = await service.video_file(job["id"])
-        if path is None:
+        found = await service.video(job)
+        if found is None:
             state = STATUSES[job["status"]]
             raise JobNotReady(f"video {video_id!r} is {state}; it has no content", "video_id")
         if variant == "video":
-            return FileResponse(path, media_type=MEDIA_TYPES[job["request"]["output_format"]])
+            return await deliver(found, MEDIA_TYPES[job["request"]["output_format"]])
         draw, media_type = PREVIEWS[variant]
-        return Response(await asyncio.to_thread(draw, path), media_type=media_type)
+        image = await asyncio.to_thread(lambda: draw(found.read()))
+        return Response(image, media_type=media_type)
 
 
 def _add_models(router: APIRouter, service: Service) -> None:
