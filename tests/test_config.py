@@ -60,6 +60,12 @@ def test_what_is_kept_beside_the_results(results, beside):
         ({"queue_timeout_s": 0.0}, "queue_timeout_s", "0.0.*greater than 0"),
         ({"attempt_timeout_s": -1.0}, "attempt_timeout_s", "-1.0.*greater than 0"),
         ({"client_weights": {"a1": 0}}, "client_weights.a1", "0: .*greater than 0"),
+        (
+            {"outbound": {"allow_private_hosts": ["*"]}},
+            "outbound.allow_private_hosts",
+            "'\\*'.*pattern",
+        ),
+        ({"outbound": {"ports": [0]}}, "outbound.ports", "0.*greater than or equal to 1"),
         ({"policy": "magic"}, "policy", "policy = 'magic'.*never, interval"),
         ({"policy": {"name": "interval", "every": 0}}, "policy", "every: 0 .*1 or more"),
         ({"policy": 5}, "policy", "policy = 5"),

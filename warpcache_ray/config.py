@@ -23,6 +23,9 @@ PACKAGE = Path(__file__).parent
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0)]
 Weight = Annotated[float, Field(gt=0)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+Host = Annotated[str, Field(pattern=r"^(\*\.)?[a-z0-9:_-]+(\.[a-z0-9_-]+)*$")]
+"""A name or an address, in lower case and as DNS has it; `*.example.com` stands for all names under it."""
 Quality = Literal["exact", "high", "balanced", "fast"]
 
 
@@ -92,6 +95,25 @@ class StoreConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class OutboundConfig:
+    """Which URLs that clients give the service will reach for. With no hosts, none.
+
+    `allow_hosts` are reached at public addresses only (`*`: every host), `allow_private_hosts` at any: those may be
+    within the operator's own network. `allow_http` allows plain HTTP beside HTTPS; `ports` are all that are allowed.
+    An answer has to be there in full within `timeout_s`. Certificates may be signed by those in `ca_file` too.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    allow_hosts: tuple[Host | Literal["*"], ...] = ()
+    allow_private_hosts: tuple[Host, ...] = ()
+    allow_http: bool = False
+    ports: tuple[Port, ...] = (443,)
+    timeout_s: Seconds = 20.0
+    ca_file: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class ServiceConfig:
     """One application. `policy` serves requests that ask for nothing, `quality` those that name a quality; a policy
     may be `{file: PATH}`, relative to the working directory as a model's path is, with parameters beside it.
@@ -113,6 +135,7 @@ class ServiceConfig:
     parallel: Layout = field(default_factory=Layout)
     replicas: Count = 1
     store: StoreConfig = field(default_factory=StoreConfig)
+    outbound: OutboundConfig = field(default_factory=OutboundConfig)
     policy: str | dict[str, Any] = "worldcache"
     quality: dict[Literal["high", "balanced", "fast"], str | dict[str, Any]] = field(
         default_factory=lambda: {
