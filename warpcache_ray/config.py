@@ -45,7 +45,7 @@ class Defaults:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The largest request that is accepted."""
+    """The largest request that is accepted. An image comes on top of `body_bytes`, where the model takes one."""
 
     __pydantic_config__ = _STRICT
 
@@ -55,6 +55,8 @@ class Limits:
     num_inference_steps: Count = 100
     queue: Count = 256
     body_bytes: Count = 1 << 20
+    image_bytes: Count = 16 << 20
+    image_pixels: Count = 1 << 25
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -91,8 +90,9 @@ class Coordinator:
         policy: dict[str, Any],
         client: str = ANONYMOUS,
         once: Once | None = None,
+        job_id: str | None = None,
     ) -> dict[str, Any]:
-        """Takes a job in; where the request's idempotency key stands for one, that is it.
+        """Takes a job in, by `job_id` if that is given; where the request's idempotency key stands for one, that is it.
 
         Raises:
             IdempotencyConflict: the key stands for another request.
@@ -102,7 +102,7 @@ class Coordinator:
         jobs, now = await self._jobs(), time.time()
         patience = request.get("deadline_s")
         deadline = None if patience is None else now + patience
-        job = Job(f"job_{uuid.uuid4().hex}", request, policy, now, client, deadline_at=deadline)
+        job = Job(job_id or lifecycle.new_id(), request, policy, now, client, deadline_at=deadline)
         job = replace(job, busy_since=admission.busy_since(jobs, job.priority, now))
         try:
             return self._record(jobs, await jobs.add(job, self.config.model.limits.queue, once))

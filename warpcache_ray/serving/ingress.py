@@ -17,7 +17,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from warpcache_ray import __version__
 from warpcache_ray.config import ServiceConfig
 from warpcache_ray.core.policies import POLICIES
-from warpcache_ray.errors import JobNotReady, Unavailable
+from warpcache_ray.errors import JobNotReady, Unavailable, WarpCacheError
 from warpcache_ray.media import MEDIA_TYPES
 from warpcache_ray.policy_spec import describe_policy, parse_policy, summarize_policy
 from warpcache_ray.serving import handles, problems, videos
@@ -25,12 +25,14 @@ from warpcache_ray.serving.artifacts import Artifact
 from warpcache_ray.serving.delivery import deliver
 from warpcache_ray.serving.events import ANSWERS, LastEventId, follow
 from warpcache_ray.serving.idempotency import IdempotencyKey, once
-from warpcache_ray.serving.lifecycle import ANONYMOUS, TERMINAL, Once, Status
+from warpcache_ray.serving.lifecycle import ANONYMOUS, TERMINAL, Once, Status, new_id
+from warpcache_ray.serving.references import Images, check_reference, takes_images
 from warpcache_ray.serving.schemas import GenerateRequest, Invalidation, VideoFields, check_shape
 
 WAIT_S = 20.0
 RECONNECT_S = 0.5
 REMIND_S = 2.0
+IMAGE_ROUTES = ("/generate", "/v1/videos")
 
 
 class Service:
@@ -39,6 +41,7 @@ class Service:
     def __init__(self, config: ServiceConfig, actor: Any) -> None:
         self.config = config
         self.actor = actor
+        self.images = Images(config)
         self._said: set[asyncio.Future[Any]] = set()
 
     async def ask(self, method: str, *arguments: Any) -> Any:
@@ -96,8 +99,35 @@ class Service:
         model, info = self.config.model, await self.model_info()
         fields = asked.resolved(model, info["frame_multiple"]).job_request(model.defaults, seed)
         check_shape(fields, model.limits, info)
-        job: dict[str, Any] = await self.ask("submit", fields, policy, client, once)
+        check_reference(asked.reference, asked.image_field, info)
+        job_id = new_id()
+        if asked.reference is not None:
+            size = _size(fields)
+            kept = await self.images.take(job_id, asked.reference, asked.image_field, size)
+            fields["image"] = kept
+        # The image is there first, so that no job is ever without its own.
+        return await self._hand_over(job_id, fields, policy, client, once)
+
+    async def _hand_over(self, job_id: str, fields: dict[str, Any], *rest: Any) -> dict[str, Any]:
+        try:
+            job: dict[str, Any] = await self.ask("submit", fields, *rest, job_id)
+        except WarpCacheError as error:
+            # Without an answer it may have been taken in all the same.
+            if "image" in fields and not isinstance(error, Unavailable):
+                await self.images.forget(job_id)
+            raise
+        if "image" in fields and job["id"] != job_id:
+            await self.images.forget(job_id)
         return job
+
+    async def larger_bodies(self, path: str) -> int:
+        """How many bytes a request to this path may have for its image, as base64 if need be.
+
+        Raises:
+            Unavailable: no replica is ready to tell whether the model takes images.
+        """
+        takes = path.endswith(IMAGE_ROUTES) and takes_images(await self.model_info())
+        return self.config.model.limits.image_bytes * 4 // 3 + 4 if takes else 0
 
     async def video(self, job: dict[str, Any]) -> Artifact | None:
         """The job's video, if it has one."""
@@ -236,6 +266,11 @@ def _add_descriptions(router: APIRouter, service: Service) -> None:
         )
 
 
+def _size(fields: dict[str, Any]) -> tuple[int, int] | None:
+    known = "width" in fields and "height" in fields
+    return (fields["width"], fields["height"]) if known else None
+
+
 def _public(job: dict[str, Any], request: Request) -> dict[str, Any]:
     done = job["status"] == Status.SUCCEEDED
     prefix = request.scope.get("root_path", "")
@@ -272,8 +307,9 @@ async def _with_video(
 def build_api(config: ServiceConfig, actor: Any) -> FastAPI:
     """The FastAPI application over a coordinator."""
     api = FastAPI(title="WarpCache-Ray", version=__version__)
-    api.include_router(routes(Service(config, actor)))
-    problems.install(api, config.model.limits.body_bytes)
+    service = Service(config, actor)
+    api.include_router(routes(service))
+    problems.install(api, config.model.limits.body_bytes, service.larger_bodies)
     return api
 
 

@@ -7,6 +7,7 @@ states are valid: a job's own rises when an attempt is lost or its request is in
 
 from __future__ import annotations
 
+import uuid
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any
@@ -44,6 +45,11 @@ PRIVATE = (
     "removed",
 )
 """Fields of a record that are nobody's business outside of the service."""
+
+
+def new_id() -> str:
+    """An id for a job."""
+    return f"job_{uuid.uuid4().hex}"
 
 
 class StaleFence(Exception):

@@ -109,15 +109,15 @@ class Rank:
                 self._attempt.epoch = max(self._attempt.epoch, epoch)
 
     def generate(
-        self, attempt: dict[str, Any], checkpoint: bytes | None
+        self, attempt: dict[str, Any], checkpoint: bytes | None, image: bytes | None = None
     ) -> tuple[dict[str, Any], dict[str, Any] | None]:
-        """Makes the attempt's video, the rest of it where there is a checkpoint: what to publish, and the error if
-        there is one."""
+        """Makes the attempt's video from its image if it has one, the rest of it where there is a checkpoint: what to
+        publish, and the error if there is one."""
         own = _Attempt(attempt["id"], keeper=self._keeper(attempt), epoch=attempt["epoch"])
         with self._lock:
             self._attempt = own
         try:
-            result = self._make(attempt, own, checkpoint)
+            result = self._make(attempt, own, checkpoint, image)
             return self._publish(attempt, result) if self.index == 0 else {}, None
         except WarpCacheError as error:
             return {}, error.to_dict()
@@ -128,11 +128,20 @@ class Rank:
             if own.keeper is not None:
                 own.keeper.close()
 
-    def _make(self, attempt: dict[str, Any], own: _Attempt, checkpoint: bytes | None) -> Result:
+    def _make(
+        self,
+        attempt: dict[str, Any],
+        own: _Attempt,
+        checkpoint: bytes | None,
+        image: bytes | None,
+    ) -> Result:
         from warpcache_ray.engine.events import Generation
+        from warpcache_ray.image import read_image
 
         request = attempt["request"]
         fields = {f: request[f] for f in Generation.__slots__ if f in request}
+        if image is not None:
+            fields["image"] = read_image(image, "image")
         return self.engine.generate(
             Generation(**fields),
             parse_policy(attempt["policy"]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import time
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -11,6 +12,7 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import ValidationError
+from starlette.datastructures import UploadFile
 
 from warpcache_ray.errors import JobNotReady, NotFound
 from warpcache_ray.media import MEDIA_TYPES
@@ -64,14 +66,20 @@ def _add_creation(router: APIRouter, service: Service) -> None:
 
 async def _body(request: Request) -> Any:
     if request.headers.get("content-type", "").startswith(FORMS):
-        async with request.form() as form:
-            return videos_schema.unfold(videos_schema.form_fields(form.multi_items()))
+        # How large all parts may be was checked before.
+        async with request.form(max_part_size=sys.maxsize) as form:
+            items = [(name, await _content(part)) for name, part in form.multi_items()]
+        return videos_schema.unfold(videos_schema.form_fields(items))
     try:
         body = json.loads(await request.body())
     except (ValueError, RecursionError) as error:
         broken = {"type": "json_invalid", "loc": ("body",), "ctx": {"error": str(error)}}
         raise RequestValidationError([broken]) from error
     return videos_schema.unfold(body) if isinstance(body, dict) else body
+
+
+async def _content(part: str | UploadFile) -> str | bytes:
+    return part if isinstance(part, str) else await part.read()
 
 
 def _answer(service: Service, job: dict[str, Any], request: Request) -> JSONResponse:
