@@ -147,7 +147,7 @@ class Engine:
             if name not in accepted:
                 kind = type(self.pipeline).__name__
                 raise InvalidRequest(f"{name} = {value!r}: {kind} has no such argument", name)
-        if generation.image is None and _takes_image(self.pipeline) == "required":
+        if "image" not in arguments and _takes_image(self.pipeline) == "required":
             kind = type(self.pipeline).__name__
             raise InvalidRequest(f"image is missing: {kind} makes videos from an image", "image")
         generator = torch.Generator().manual_seed(generation.seed)

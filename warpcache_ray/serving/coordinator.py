@@ -14,10 +14,9 @@ from warpcache_ray.config import ServiceConfig
 from warpcache_ray.errors import Cancelled, NotFound, QueueFull, Unavailable
 from warpcache_ray.serving import admission, lifecycle
 from warpcache_ray.serving.admission import Rates, Turn
-from warpcache_ray.serving.artifacts import Artifact, Artifacts
-from warpcache_ray.serving.checkpoints import Checkpoints
 from warpcache_ray.serving.fleet import Fleet
 from warpcache_ray.serving.jobs import Jobs
+from warpcache_ray.serving.leavings import Leavings, forget_artifacts, forget_checkpoints
 from warpcache_ray.serving.lifecycle import (
     ANONYMOUS,
     Job,
@@ -54,6 +53,7 @@ class Coordinator:
         self.fleet = Fleet()
         self.metrics = Metrics()
         self.rates = Rates()
+        self._leavings = Leavings()
         self.epoch = 0
         """The model's: states of older ones are void."""
         self._configured = False
@@ -156,7 +156,7 @@ class Coordinator:
         job = jobs.get(job_id)
         if job.ended:
             await jobs.change(job_id, lambda job: replace(job, removed=True))
-            await self._forget_artifacts(job)
+            await forget_artifacts(self.config, job)
         else:
             await self.cancel(job_id)
         return job.ended
@@ -327,7 +327,7 @@ class Coordinator:
         if job.ended and not before.ended:
             self.metrics.job_ended(job)
             self.rates.saw(job)
-            await self._forget_checkpoints(job)
+            await forget_checkpoints(self.config, job)
         return True
 
     async def _reap(self, jobs: Jobs) -> None:
@@ -368,19 +368,7 @@ class Coordinator:
             await self._lose(job.id, job.fence, self.config.lease_s)
         elif job.ended and now - (job.finished_at or now) > self.config.result_ttl_s:
             await jobs.remove(job.id)
-            await self._forget_artifacts(job)
-            await self._forget_checkpoints(job)
-
-    async def _forget_artifacts(self, job: Job) -> None:
-        if "path" in job.result:
-            # It lies elsewhere, if the place was changed since.
-            await asyncio.to_thread(Artifact(job.result["path"]).remove)
-        await asyncio.to_thread(Artifacts(self.config.artifacts).forget, job.id)
-
-    async def _forget_checkpoints(self, job: Job) -> None:
-        if self.config.checkpoint_every:
-            kept = Checkpoints(self.config.checkpoints, self.config.model.version)
-            await asyncio.to_thread(kept.forget, job.id)
+            self._leavings.forget(self.config, job)
 
 
 def _age(job: Job) -> tuple[float, str]:

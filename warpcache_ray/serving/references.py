@@ -8,6 +8,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+from PIL.Image import Image
 from pydantic import PlainSerializer, PlainValidator, WithJsonSchema
 
 from warpcache_ray.config import ServiceConfig
@@ -130,21 +131,22 @@ class Images:
             said = f"{param}: {len(data)} bytes; at most {most} are allowed"
             raise PayloadTooLarge(said, param)
         async with self._decoding:
-            return await asyncio.to_thread(self._keep, job_id, data, param, size)
+            image = await asyncio.to_thread(self._normalised, data, param, size)
+        return await asyncio.to_thread(self._keep, job_id, image)
 
     async def forget(self, job_id: str) -> None:
         """For a job that isn't made."""
         await asyncio.to_thread(self._artifacts.forget, job_id)
 
-    def _keep(
-        self, job_id: str, data: bytes, param: str, size: tuple[int, int] | None
-    ) -> dict[str, Any]:
+    def _normalised(self, data: bytes, param: str, size: tuple[int, int] | None) -> Image:
         image = read_image(data, param, self._limits.image_pixels)
         if size is None:
             # The pipeline has a size of its own, and stretches the image to that.
             image.thumbnail((self._limits.width, self._limits.height))
-        else:
-            image = fit(image, *size)
+            return image
+        return fit(image, *size)
+
+    def _keep(self, job_id: str, image: Image) -> dict[str, Any]:
         png = to_png(image)
         self._artifacts.write(job_id, NAME, png)
         return {
