@@ -3,7 +3,13 @@ import pytest
 from warpcache_ray.config import ModelConfig, ServiceConfig, StoreConfig
 from warpcache_ray.errors import InvalidConfig
 from warpcache_ray.parallel.layout import Layout
-from warpcache_ray.serving.preflight import check_devices, check_layout, check_model, check_store
+from warpcache_ray.serving.preflight import (
+    check_devices,
+    check_layout,
+    check_model,
+    check_storage,
+    check_store,
+)
 
 
 def test_a_folder_with_an_index_is_a_model(tmp_path):
@@ -80,3 +86,23 @@ def test_a_store_of_ones_own_is_tried(store_server):
     check_store(ServiceConfig(ModelConfig("x"), store=StoreConfig(store_server.url)), 2)
     with pytest.raises(InvalidConfig, match=r"store.url = 'redis://127.0.0.1:1'.*can't be reached"):
         check_store(ServiceConfig(ModelConfig("x"), store=StoreConfig("redis://127.0.0.1:1")), 1)
+
+
+@pytest.mark.parametrize("field", ["results", "checkpoint_url"])
+def test_a_place_for_files_is_tried(field, tmp_path):
+    """Videos' and checkpoints': one that can't be written to, or needs a package that isn't there, is named."""
+    (tmp_path / "file").touch()
+    fine = {"results": str(tmp_path / "videos"), "checkpoint_url": f"memory://{tmp_path.name}"}
+    check_storage(ServiceConfig(ModelConfig("x"), **fine))
+    assert list((tmp_path / "videos").iterdir()) == []
+    for place in ("s3://bucket/x", str(tmp_path / "file" / "x")):
+        with pytest.raises(InvalidConfig) as caught:
+            check_storage(ServiceConfig(ModelConfig("x"), **{**fine, field: place}))
+        assert caught.value.param == field
+        assert repr(place) in caught.value.message
+
+
+def test_checkpoints_need_no_place_where_none_are_kept(tmp_path):
+    """Their URL isn't tried then."""
+    checkpoints = {"checkpoint_every": 0, "checkpoint_url": "s3://bucket/x"}
+    check_storage(ServiceConfig(ModelConfig("x"), results=str(tmp_path), **checkpoints))
