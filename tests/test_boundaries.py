@@ -18,7 +18,15 @@ FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*
 MAY_IMPORT = {
     "core": {"torch", f"{OURS}.core"},
     "models": {"torch", "diffusers", f"{OURS}.core", f"{OURS}.errors", f"{OURS}.models"},
-    "engine": {"torch", "diffusers", "numpy", f"{OURS}.engine", f"{OURS}.models", f"{OURS}.core"}
+    "engine": {
+        "torch",
+        "diffusers",
+        "numpy",
+        "PIL",
+        f"{OURS}.engine",
+        f"{OURS}.models",
+        f"{OURS}.core",
+    }
     | {f"{OURS}.errors", f"{OURS}.policy_spec"},
 }
 """Beside the standard library."""

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from typer.testing import CliRunner, Result
 
 import warpcache_ray
@@ -40,6 +41,26 @@ def test_generate_compares(folders: dict[str, Path], tmp_path: Path) -> None:
     assert {p.name for p in tmp_path.iterdir()} == {"cat.gif", "cat-uncached.gif"}
     for word in ("PSNR", "SSIM", "as fast", "recomputed", "sha256"):
         assert word in told.output
+
+
+def test_generate_begins_with_an_image(tmp_path: Path) -> None:
+    """It's cropped to the video's shape; what is no image, and a model that takes none, are refused by name."""
+    image, other = tmp_path / "first.png", tmp_path / "first.txt"
+    Image.new("RGB", (90, 64), "red").save(image)
+    other.write_text("no image")
+    model = ["--model", "toyworld/wan-i2v", "--out", str(tmp_path / "red.mp4"), *SHAPE[:6]]
+    model += ["--num-inference-steps", "2"]
+    told = run("generate", "a red field", "--image", str(image), *model)
+    assert told.exit_code == 0, told.output
+    assert read_video(tmp_path / "red.mp4").shape == (9, 32, 32, 3)
+    for given, said in (
+        (["--image", str(other)], "not a whole image"),
+        (["--image", str(tmp_path / "none.png")], "can't be read: No such file"),
+        ([], "image is missing: WanImageToVideoPipeline makes videos from an image"),
+    ):
+        told = run("generate", "a red field", *model, *given)
+        assert told.exit_code == 2
+        assert said in " ".join(told.stderr.split())
 
 
 def test_policy_with_parameters(folders: dict[str, Path], tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from warpcache_ray.config import ModelConfig, load_application, parse_config
+from warpcache_ray.config import ModelConfig, ServiceConfig, load_application, parse_config
 from warpcache_ray.core.policies.never import Never
 from warpcache_ray.errors import InvalidConfig, InvalidPolicy
 from warpcache_ray.policy_spec import parse_policy
@@ -28,9 +28,22 @@ def test_a_model_is_enough():
     assert thresholds == sorted(set(thresholds))
     assert config.quality_policy("exact") == Never()
     assert (config.default_policy.name, config.parallel.world_size) == ("worldcache", 1)
-    assert config.results_folder.name == config.name
+    assert config.local_folder.name == config.name
+    assert config.artifacts == str(config.local_folder)
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.replicas = 2
+
+
+@pytest.mark.parametrize(
+    ("results", "beside"),
+    [("/data", "/data"), ("s3://bucket/videos", ServiceConfig(ModelConfig("x")).artifacts)],
+)
+def test_what_is_kept_beside_the_results(results, beside):
+    """Store and checkpoints are in folders of their own there; if that is no folder, where results are by default."""
+    config = parse_config({"model": MODEL, "results": results})
+    assert config.artifacts == results
+    assert str(config.store_folder) == f"{beside}/store"
+    assert config.checkpoints == f"{beside}/checkpoints"
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,7 @@ def counting(tmp_path):
         path = tmp_path / f"v.{form}"
         shades = np.arange(count, dtype=np.uint8)[:, None, None, None] * 5
         write_video(path, np.broadcast_to(shades, (count, height, width, 3)), 8, form)
-        return path
+        return path.read_bytes()
 
     return write
 

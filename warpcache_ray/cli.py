@@ -29,6 +29,8 @@ from warpcache_ray.policy_spec import (
 )
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from warpcache_ray.core.policy import Policy
     from warpcache_ray.engine.engine import Engine
     from warpcache_ray.engine.events import Control, Generation, Result, StepEvent
@@ -39,6 +41,7 @@ console = Console()
 complaints = Console(stderr=True)
 
 DEMO_MODEL = "toyworld/wan"
+DEMO_I2V_MODEL = "toyworld/wan-i2v"
 
 _COLUMNS = (
     TextColumn("{task.description}"),
@@ -76,6 +79,7 @@ def generate(
         str, typer.Option(help="Name, file, or YAML such as '{name: interval, every: 3}'")
     ] = "worldcache",
     negative_prompt: Annotated[str | None, typer.Option()] = None,
+    image: Annotated[Path | None, typer.Option(help="First frame: PNG, JPEG or WebP")] = None,
     height: Annotated[int | None, typer.Option(min=16)] = None,
     width: Annotated[int | None, typer.Option(min=16)] = None,
     num_frames: Annotated[int | None, typer.Option(min=1)] = None,
@@ -92,14 +96,15 @@ def generate(
     from warpcache_ray.engine.events import Generation
 
     sampled = _sampled(model, height, width, num_frames, guidance_scale)
-    generation = Generation(
-        prompt=prompt,
-        seed=secrets.randbelow(2**31) if seed is None else seed,
-        num_inference_steps=num_inference_steps,
-        negative_prompt=negative_prompt,
-        **sampled,
-    )
     try:
+        generation = Generation(
+            prompt=prompt,
+            seed=secrets.randbelow(2**31) if seed is None else seed,
+            num_inference_steps=num_inference_steps,
+            negative_prompt=negative_prompt,
+            image=None if image is None else _image(image, sampled),
+            **sampled,
+        )
         form = _format(out)
         chosen = _policy(policy)
         engine = _load(model, dtype, device, threads)
@@ -275,10 +280,21 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 def _sampled(model: str, *given: float | None) -> dict[str, Any]:
-    """The pipeline arguments that are given, in this order; the demo model has defaults of its own."""
+    """The pipeline arguments that are given, in this order; the demo models have defaults of their own."""
     defaults = {"height": 64, "width": 64, "num_frames": 17, "guidance_scale": 4.0}
     chosen = {n: value for n, value in zip(defaults, given, strict=True) if value is not None}
-    return {**(defaults if model == DEMO_MODEL else {}), **chosen}
+    return {**(defaults if model in (DEMO_MODEL, DEMO_I2V_MODEL) else {}), **chosen}
+
+
+def _image(path: Path, sampled: dict[str, Any]) -> Image:
+    from warpcache_ray.image import fit, read_image
+
+    try:
+        image = read_image(path.read_bytes(), "image")
+    except OSError as error:
+        raise InvalidRequest(f"image = {str(path)!r}: {error.strerror}", "image") from error
+    known = "width" in sampled and "height" in sampled
+    return fit(image, sampled["width"], sampled["height"]) if known else image
 
 
 def _captions(model: str, prompts: Path | None) -> list[str]:
@@ -302,9 +318,8 @@ def _yaml(text: str) -> Any:
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise InvalidPolicy(
-            f"policy {text!r} is neither a name nor YAML: {error}", "policy"
-        ) from error
+        message = f"policy {text!r} is neither a name nor YAML: {error}"
+        raise InvalidPolicy(message, "policy") from error
 
 
 def _format(out: Path) -> Any:

@@ -50,7 +50,7 @@ class Defaults:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The largest request that is accepted."""
+    """The largest request that is accepted. An image comes on top of `body_bytes`, where the model takes one."""
 
     __pydantic_config__ = _STRICT
 
@@ -60,6 +60,8 @@ class Limits:
     num_inference_steps: Count = 100
     queue: Count = 256
     body_bytes: Count = 1 << 20
+    image_bytes: Count = 16 << 20
+    image_pixels: Count = 1 << 25
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +152,8 @@ class ServiceConfig:
 
     Ranks that stay at one step for `slow_step_factor` times the slowest step so far (and for `slow_step_s`), or for
     `step_timeout_s` (also while they load text or decode), count as hung. Every `checkpoint_every` steps (0: never) a
-    job's state is kept at `checkpoint_url`, any that fsspec knows (a folder beside the results, if none is given).
+    job's state is kept at `checkpoint_url` (a folder beside the results, if none is given). `results` is where videos
+    are kept, for `result_ttl_s` after their job's end; both are folders, or URLs of any kind that fsspec knows.
 
     Clients of a priority share the replicas by `client_weights`; who isn't named there has 1. A client goes by its
     key's name, without keys by the first 16 hex digits of the SHA-256 of whatever it sends as one, or as `anonymous`.
@@ -206,17 +209,24 @@ class ServiceConfig:
     @property
     def store_folder(self) -> Path:
         """Where the embedded store keeps its data."""
-        return Path(self.store.folder or self.results_folder / "store")
+        return Path(self.store.folder or self.local_folder / "store")
 
     @property
     def checkpoints(self) -> str:
         """Where checkpoints are kept."""
-        return self.checkpoint_url or str(self.results_folder / "checkpoints")
+        return self.checkpoint_url or str(self.local_folder / "checkpoints")
 
     @property
-    def results_folder(self) -> Path:
-        """Where videos are kept."""
-        return Path(self.results or Path(tempfile.gettempdir()) / "warpcache" / self.name)
+    def artifacts(self) -> str:
+        """Where videos and images are kept."""
+        return self.results or str(self.local_folder)
+
+    @property
+    def local_folder(self) -> Path:
+        """What is beside the results is kept here: where they are, if that is a folder."""
+        if self.results and "://" not in self.results:
+            return Path(self.results)
+        return Path(tempfile.gettempdir()) / "warpcache" / self.name
 
 
 def parse_config(args: Mapping[str, Any]) -> ServiceConfig:

@@ -12,9 +12,11 @@ WarpCacheError
 ├── NotFound                        404
 ├── LostRace                        409  another change was made first
 ├── JobNotReady                     404  the job exists, its video not yet (or never)
+├── ArtifactGone                    404  the job's file was taken from the storage
 ├── QueueFull                       429  retryable
 ├── RateLimited                     429  retryable
 ├── Unavailable                     503  retryable
+├── StorageFailed                   503  retryable: a file can't be kept or read; the attempt is made again
 ├── Cancelled                       499
 ├── DeadlineExceeded                504  not ready when the request wanted it
 ├── QueueTimeout                    504  retryable: no replica took it in time
@@ -125,6 +127,12 @@ class JobNotReady(WarpCacheError):
     code, status = "job_not_ready", 404
 
 
+class ArtifactGone(WarpCacheError):
+    """A file that was kept for a job is no longer where it was."""
+
+    code, status = "artifact_gone", 404
+
+
 class QueueFull(WarpCacheError):
     """As many jobs wait as are allowed to."""
 
@@ -141,6 +149,12 @@ class Unavailable(WarpCacheError):
     """The service can't take requests now."""
 
     code, status, retryable = "unavailable", 503, True
+
+
+class StorageFailed(WarpCacheError):
+    """The storage doesn't take a file (it may be full), or doesn't give it."""
+
+    code, status, retryable = "storage_failed", 503, True
 
 
 class Cancelled(WarpCacheError):

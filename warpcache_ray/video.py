@@ -24,26 +24,30 @@ SPRITES = 16
 COLUMNS = 4
 
 
-def write_video(path: Path, frames: NDArray[np.uint8], fps: int, form: Format) -> None:
-    """Encodes (T, H, W, 3) frames; H and W even for mp4 and webm. The file appears whole or not at all."""
-    part = path.with_suffix(f".part.{form}")
+def encode(frames: NDArray[np.uint8], fps: int, form: Format) -> bytes:
+    """(T, H, W, 3) frames as a file's bytes; H and W even for mp4 and webm."""
+    data = io.BytesIO()
     if form == "gif":
         images = [Image.fromarray(frame) for frame in frames]
-        images[0].save(part, save_all=True, append_images=images[1:], duration=1000 / fps, loop=0)
-    else:
-        _encode(part, frames, fps, form)
-    part.rename(path)
-
-
-def _encode(path: Path, frames: NDArray[np.uint8], fps: int, form: Format) -> None:
+        rest, duration = images[1:], 1000 / fps
+        images[0].save(data, "GIF", save_all=True, append_images=rest, duration=duration, loop=0)
+        return data.getvalue()
     codec, options = _CODECS[form]
-    with av.open(str(path), "w") as container:
+    with av.open(data, "w", format=form) as container:
         stream = container.add_stream(codec, rate=fps, options=options)
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode(None))
+    return data.getvalue()
+
+
+def write_video(path: Path, frames: NDArray[np.uint8], fps: int, form: Format) -> None:
+    """The same as a file. It appears whole or not at all."""
+    part = path.with_suffix(f".part.{form}")
+    part.write_bytes(encode(frames, fps, form))
+    part.rename(path)
 
 
 def read_video(path: Path) -> NDArray[np.uint8]:
@@ -52,14 +56,14 @@ def read_video(path: Path) -> NDArray[np.uint8]:
         return np.stack([f.to_ndarray(format="rgb24") for f in container.decode(video=0)])
 
 
-def thumbnail(path: Path) -> bytes:
-    """The first frame as WebP, at most `THUMBNAIL_SIDE` pixels wide and high."""
-    return _file(next(_small(path, THUMBNAIL_SIDE)), "WEBP")
+def thumbnail(video: bytes) -> bytes:
+    """A video file's first frame as WebP, at most `THUMBNAIL_SIDE` pixels wide and high."""
+    return _file(next(_small(video, THUMBNAIL_SIDE)), "WEBP")
 
 
-def spritesheet(path: Path) -> bytes:
+def spritesheet(video: bytes) -> bytes:
     """Up to `SPRITES` frames, evenly spaced from the first to the last, as one JPEG: row by row, `COLUMNS` a row."""
-    frames = list(_small(path, SPRITE_SIDE))
+    frames = list(_small(video, SPRITE_SIDE))
     count = min(len(frames), SPRITES)
     chosen = [frames[i] for i in np.linspace(0, len(frames) - 1, count).round().astype(int)]
     width, height = frames[0].size
@@ -69,9 +73,9 @@ def spritesheet(path: Path) -> bytes:
     return _file(sheet, "JPEG")
 
 
-def _small(path: Path, side: int) -> Iterator[Image.Image]:
+def _small(video: bytes, side: int) -> Iterator[Image.Image]:
     # One by one: all frames of a large video at once would take hundreds of megabytes.
-    with av.open(str(path)) as container:
+    with av.open(io.BytesIO(video)) as container:
         for frame in container.decode(video=0):
             image: Image.Image = frame.to_image()
             image.thumbnail((side, side))

@@ -105,8 +105,8 @@ def recovered(
 def deploy(
     ray_port: int, folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Deploy]:
-    """Serves one of our configurations with its model swapped for a tiny one and its GPUs for one CPU; with other
-    changes than before, it is deployed anew."""
+    """Serves one of our configurations with its model swapped for a tiny one (or for that in a folder of another one)
+    and its GPUs for one CPU; with other changes than before, it is deployed anew."""
     from ray import serve
 
     from warpcache_ray.serving.app import build
@@ -121,7 +121,7 @@ def deploy(
             args = arguments_of(config)
             small = {"height": 32, "width": 32, "num_frames": 9, "num_inference_steps": 8, "fps": 8}
             args["model"] |= {
-                "path": str(folders[model]),
+                "path": str(folders.get(model, model)),
                 "device": "cpu",
                 "dtype": "float32",
                 "defaults": small,

@@ -17,6 +17,7 @@ from warpcache_ray.serving.preflight import (
     check_devices,
     check_layout,
     check_model,
+    check_storage,
     check_store,
     check_webhooks,
 )
@@ -130,3 +131,23 @@ def test_the_operators_own_receiver_is_checked_at_the_start():
         check_webhooks(replace(config, webhooks=hooks))
     with pytest.raises(InvalidConfig, match=r"webhooks\.url: this service signs no webhooks"):
         check_webhooks(replace(config, outbound=fine, webhooks=replace(hooks, secret="")))
+
+
+@pytest.mark.parametrize("field", ["results", "checkpoint_url"])
+def test_a_place_for_files_is_tried(field, tmp_path):
+    """Videos' and checkpoints': one that can't be written to, or needs a package that isn't there, is named."""
+    (tmp_path / "file").touch()
+    fine = {"results": str(tmp_path / "videos"), "checkpoint_url": f"memory://{tmp_path.name}"}
+    check_storage(ServiceConfig(ModelConfig("x"), **fine))
+    assert list((tmp_path / "videos").iterdir()) == []
+    for place in ("s3://bucket/x", str(tmp_path / "file" / "x")):
+        with pytest.raises(InvalidConfig) as caught:
+            check_storage(ServiceConfig(ModelConfig("x"), **{**fine, field: place}))
+        assert caught.value.param == field
+        assert repr(place) in caught.value.message
+
+
+def test_checkpoints_need_no_place_where_none_are_kept(tmp_path):
+    """Their URL isn't tried then."""
+    checkpoints = {"checkpoint_every": 0, "checkpoint_url": "s3://bucket/x"}
+    check_storage(ServiceConfig(ModelConfig("x"), results=str(tmp_path), **checkpoints))

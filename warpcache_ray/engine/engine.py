@@ -8,7 +8,7 @@ import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -28,13 +28,15 @@ from warpcache_ray.policy_spec import parse_policy
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """What a loaded model can make: sizes in multiples of `size_multiple` pixels, frames 1 + n·`frame_multiple`."""
+    """What a loaded model can make: sizes in multiples of `size_multiple` pixels, frames 1 + n·`frame_multiple`; and
+    whether it makes that from an image."""
 
     pipeline: str
     transformer: str
     blocks: int
     size_multiple: int
     frame_multiple: int
+    takes_image: Literal["none", "optional", "required"]
 
 
 class Engine:
@@ -76,6 +78,7 @@ class Engine:
             blocks,
             math.lcm(16, spatial * patch),
             self.pipeline.vae_scale_factor_temporal,
+            _takes_image(self.pipeline),
         )
 
     def generate(
@@ -144,8 +147,18 @@ class Engine:
             if name not in accepted:
                 kind = type(self.pipeline).__name__
                 raise InvalidRequest(f"{name} = {value!r}: {kind} has no such argument", name)
+        if "image" not in arguments and _takes_image(self.pipeline) == "required":
+            kind = type(self.pipeline).__name__
+            raise InvalidRequest(f"image is missing: {kind} makes videos from an image", "image")
         generator = torch.Generator().manual_seed(generation.seed)
         return {**arguments, "generator": generator, "output_type": "np"}
+
+
+def _takes_image(pipeline: Any) -> Literal["none", "optional", "required"]:
+    image = inspect.signature(pipeline.__call__).parameters.get("image")
+    if image is None:
+        return "none"
+    return "required" if image.default is image.empty else "optional"
 
 
 def _result(run: Run, frames: Any, decoding: Decoding) -> Result:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL.Image import Image
 from torch import Tensor
 
 from warpcache_ray.core.types import Decision
@@ -47,6 +48,8 @@ class Generation:
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
     negative_prompt: str | None = None
+    image: Image | None = None
+    """The first frame, in RGB, for models that take one; a pipeline stretches it to height and width."""
 
     def pipeline_arguments(self) -> dict[str, Any]:
         """The fields that are set, but for the seed."""

@@ -24,6 +24,7 @@ from warpcache_ray.serving.preflight import (
     check_devices,
     check_layout,
     check_model,
+    check_storage,
     check_store,
     check_webhooks,
 )
@@ -47,6 +48,7 @@ def build(args: dict[str, Any]) -> Application:
         check_devices(config, ray.cluster_resources())
         check_store(config, sum(node["Alive"] for node in ray.nodes()))
         check_webhooks(config)
+        check_storage(config)
         check_model(config)
         check_layout(config)
     except InvalidConfig as error:

@@ -1,4 +1,4 @@
-"""Where the checkpoints of running jobs are kept: any place that fsspec reaches."""
+"""The checkpoints of running jobs, as artifacts."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import fsspec
+from warpcache_ray.errors import ArtifactGone
+from warpcache_ray.serving.artifacts import Artifacts
 
 if TYPE_CHECKING:
     from warpcache_ray.engine.checkpoint import Checkpoint
@@ -29,53 +30,36 @@ class Checkpoints:
 
     def write(self, job: str, fence: int, step: int, data: bytes) -> None:
         """Keeps a checkpoint in place of the attempt's older ones. What lies there is whole at any time."""
-        system, folder = self._folder(job)
-        system.makedirs(folder, exist_ok=True)
-        place = f"{folder}/{fence}-{step}-{self.model}"
-        system.pipe_file(f"{place}.part", data)
-        system.mv(f"{place}.part", f"{place}.pt")
+        self._artifacts.write(job, f"{fence}-{step}-{self.model}.pt", data)
         for old in self._places(job):
             if old.fence == fence and old.step < step:
-                system.rm(old.path)
+                self._artifacts.artifact(job, old.name).remove()
 
     def newest(self, job: str) -> bytes | None:
         """The checkpoint after most steps, whichever attempt made it; None if there is none."""
-        system, _ = self._folder(job)
         for place in sorted(self._places(job), key=lambda place: place.step, reverse=True):
             # A late attempt may take it away meanwhile, having written a newer one.
-            with suppress(FileNotFoundError):
-                data: bytes = system.cat_file(place.path)
-                return data
+            with suppress(ArtifactGone):
+                return self._artifacts.artifact(job, place.name).read()
         return None
 
     def forget(self, job: str) -> None:
         """Forgets all of a job's. Where they can't be taken away, they stay, with a warning."""
-        try:
-            system, folder = self._folder(job)
-            if system.exists(folder):
-                system.rm(folder, recursive=True)
-        except Exception as error:
-            # Each kind of storage has errors of its own.
-            log.warning("checkpoints of %s stay: %s", job, error)
+        self._artifacts.forget(job)
 
-    def _folder(self, job: str) -> tuple[Any, str]:
-        system, path = fsspec.core.url_to_fs(f"{self.url.rstrip('/')}/{job}")
-        # Listings may be remembered, and others write here too.
-        system.invalidate_cache()
-        return system, path
+    @property
+    def _artifacts(self) -> Artifacts:
+        return Artifacts(self.url)
 
     def _places(self, job: str) -> list[_Place]:
-        system, folder = self._folder(job)
-        if not system.exists(folder):
-            return []
-        names = [path for path in system.ls(folder, detail=False) if path.endswith(".pt")]
-        parts = [PurePosixPath(path).stem.split("-") for path in names]
+        names = [name for name in self._artifacts.names(job) if name.endswith(".pt")]
+        parts = [PurePosixPath(name).stem.split("-") for name in names]
         found = zip(names, parts, strict=True)
-        return [_Place(p, int(f), int(s)) for p, (f, s, model) in found if model == self.model]
+        return [_Place(n, int(f), int(s)) for n, (f, s, model) in found if model == self.model]
 
 
 class _Place(NamedTuple):
-    path: str
+    name: str
     fence: int
     step: int
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-import uuid
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -14,9 +13,10 @@ from warpcache_ray.config import ServiceConfig
 from warpcache_ray.errors import Cancelled, QueueFull, Unavailable
 from warpcache_ray.serving import admission, lifecycle
 from warpcache_ray.serving.admission import Rates, Turn
-from warpcache_ray.serving.endings import Endings, remove_video
+from warpcache_ray.serving.endings import Endings
 from warpcache_ray.serving.fleet import Fleet
 from warpcache_ray.serving.jobs import Jobs
+from warpcache_ray.serving.leavings import forget_artifacts
 from warpcache_ray.serving.lifecycle import (
     ANONYMOUS,
     Job,
@@ -93,8 +93,9 @@ class Coordinator:
         policy: dict[str, Any],
         client: str = ANONYMOUS,
         once: Once | None = None,
+        job_id: str | None = None,
     ) -> dict[str, Any]:
-        """Takes a job in; where the request's idempotency key stands for one, that is it.
+        """Takes a job in, by `job_id` if that is given; where the request's idempotency key stands for one, that is it.
 
         Raises:
             IdempotencyConflict: the key stands for another request.
@@ -104,7 +105,7 @@ class Coordinator:
         jobs, now = await self._jobs(), time.time()
         patience = request.get("deadline_s")
         deadline = None if patience is None else now + patience
-        job = Job(f"job_{uuid.uuid4().hex}", request, policy, now, client, deadline_at=deadline)
+        job = Job(job_id or lifecycle.new_id(), request, policy, now, client, deadline_at=deadline)
         job = replace(job, busy_since=admission.busy_since(jobs.active, job.priority, now))
         job = replace(job, webhook=planned(job, self.config.webhooks))
         try:
@@ -166,7 +167,7 @@ class Coordinator:
         job = jobs.get(job_id)
         if job.ended:
             await jobs.change(job_id, lambda job: replace(job, removed=True))
-            remove_video(job)
+            await forget_artifacts(self.config, job)
         else:
             await self.cancel(job_id)
         return job.ended
@@ -237,7 +238,7 @@ class Coordinator:
         """Publishes an attempt's outcome. False: a newer attempt owns the job, nothing was published."""
         endings = await self._endings()
         if error is not None and error["retryable"]:
-            return await endings.lose(job_id, fence)
+            return await endings.lose(job_id, fence, error=error)
 
         def over(job: Job) -> Job:
             if error is None:

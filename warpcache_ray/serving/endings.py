@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from pathlib import Path
+from typing import Any
 
 from warpcache_ray.config import ServiceConfig
 from warpcache_ray.errors import NotFound, Unavailable
 from warpcache_ray.serving import admission, lifecycle
 from warpcache_ray.serving.admission import Rates
-from warpcache_ray.serving.checkpoints import Checkpoints
 from warpcache_ray.serving.jobs import Jobs
+from warpcache_ray.serving.leavings import Leavings, forget_checkpoints
 from warpcache_ray.serving.lifecycle import TERMINAL, Job, StaleFence, Status
 from warpcache_ray.serving.metrics import Metrics
 
@@ -30,6 +29,7 @@ class Endings:
         self.metrics = metrics
         self.rates = rates
         self._config = config
+        self._leavings = Leavings()
 
     async def end(self, job_id: str, transition: Callable[[Job], Job]) -> bool:
         """Makes a transition that may end the job; False if a stale attempt asked for it."""
@@ -41,10 +41,12 @@ class Endings:
         if job.ended and not before.ended:
             self.metrics.job_ended(job)
             self.rates.saw(job)
-            await self._forget_checkpoints(job)
+            await forget_checkpoints(self._config(), job)
         return True
 
-    async def lose(self, job_id: str, fence: int, silent_s: float = 0.0) -> bool:
+    async def lose(
+        self, job_id: str, fence: int, silent_s: float = 0.0, error: dict[str, Any] | None = None
+    ) -> bool:
         """Gives a lost attempt's job back, in an epoch of its own; one that spoke in the last seconds isn't lost."""
         epoch = await self.jobs.store.raise_epoch()
         most = self._config().max_attempts
@@ -52,7 +54,7 @@ class Endings:
         def lost(job: Job) -> Job:
             now = time.time()
             silent = now - (job.seen_at or now) >= silent_s
-            return lifecycle.lose(job, fence, most, epoch, now) if silent else job
+            return lifecycle.lose(job, fence, most, epoch, now, error) if silent else job
 
         given_back = await self.end(job_id, lost)
         if lifecycle.order(self.jobs.get(job_id), fence, 0).cancel:
@@ -110,20 +112,4 @@ class Endings:
 
     async def _forget(self, job: Job) -> None:
         await self.jobs.remove(job.id)
-        remove_video(job)
-        await self._forget_checkpoints(job)
-
-    async def _forget_checkpoints(self, job: Job) -> None:
-        if self._config().checkpoint_every:
-            kept = Checkpoints(self._config().checkpoints, self._config().model.version)
-            await asyncio.to_thread(kept.forget, job.id)
-
-
-def remove_video(job: Job) -> None:
-    """Deletes the job's video, if it has one."""
-    if "path" not in job.result:
-        return
-    try:
-        Path(job.result["path"]).unlink(missing_ok=True)
-    except OSError as error:
-        log.warning("video of %s stays: %s", job.id, error)
+        self._leavings.forget(self._config(), job)

@@ -6,7 +6,6 @@ import asyncio
 import base64
 import secrets
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
@@ -17,21 +16,25 @@ from ray.exceptions import RayActorError, RayTaskError
 from warpcache_ray import __version__
 from warpcache_ray.config import ServiceConfig
 from warpcache_ray.core.policies import POLICIES
-from warpcache_ray.errors import JobNotReady, Unavailable
+from warpcache_ray.errors import JobNotReady, Unavailable, WarpCacheError
 from warpcache_ray.media import MEDIA_TYPES
 from warpcache_ray.policy_spec import describe_policy, parse_policy, summarize_policy
 from warpcache_ray.serving import access, answers, handles, problems, videos, webhooks
 from warpcache_ray.serving.access import CALLER, Caller, only_admins
+from warpcache_ray.serving.artifacts import Artifact
+from warpcache_ray.serving.delivery import deliver
 from warpcache_ray.serving.events import ANSWERS, LastEventId, follow
 from warpcache_ray.serving.idempotency import IdempotencyKey, once
-from warpcache_ray.serving.lifecycle import TERMINAL, Once, Status
+from warpcache_ray.serving.lifecycle import TERMINAL, Once, Status, new_id
 from warpcache_ray.serving.outbound import Outbound
 from warpcache_ray.serving.ratelimit import RateLimiter
+from warpcache_ray.serving.references import Images, check_reference, takes_images
 from warpcache_ray.serving.schemas import GenerateRequest, Invalidation, VideoFields, check_shape
 
 WAIT_S = 20.0
 RECONNECT_S = 0.5
 REMIND_S = 2.0
+IMAGE_ROUTES = ("/generate", "/v1/videos")
 
 OF_NO_JOB = frozenset({"find", "submit", "page", "health", "metrics_text"})
 """The coordinator's methods that take no job's id first."""
@@ -46,6 +49,7 @@ class Service:
         self.actor = actor
         self.limiter = RateLimiter()
         self.outbound = Outbound(config.outbound)
+        self.images = Images(config, self.outbound)
         self._said: set[asyncio.Future[Any]] = set()
 
     async def ask(self, method: str, *arguments: Any) -> Any:
@@ -105,14 +109,41 @@ class Service:
         model, info = self.config.model, await self.model_info()
         fields = asked.resolved(model, info["frame_multiple"]).job_request(model.defaults, seed)
         check_shape(fields, model.limits, info)
+        check_reference(asked.reference, asked.image_field, info)
         self.limiter.take("submissions", self.caller.name, self.caller.rate)
-        job: dict[str, Any] = await self.ask("submit", fields, policy, self.caller.name, once)
+        job_id = new_id()
+        if asked.reference is not None:
+            size = _size(fields)
+            kept = await self.images.take(job_id, asked.reference, asked.image_field, size)
+            fields["image"] = kept
+        # The image is there first, so that no job is ever without its own.
+        return await self._hand_over(job_id, fields, policy, self.caller.name, once)
+
+    async def _hand_over(self, job_id: str, fields: dict[str, Any], *rest: Any) -> dict[str, Any]:
+        try:
+            job: dict[str, Any] = await self.ask("submit", fields, *rest, job_id)
+        except WarpCacheError as error:
+            # Without an answer it may have been taken in all the same.
+            if "image" in fields and not isinstance(error, Unavailable):
+                await self.images.forget(job_id)
+            raise
+        if "image" in fields and job["id"] != job_id:
+            await self.images.forget(job_id)
         return job
 
-    async def video_file(self, job_id: str) -> Path | None:
+    async def larger_bodies(self, path: str) -> int:
+        """How many bytes a request to this path may have for its image, as base64 if need be.
+
+        Raises:
+            Unavailable: no replica is ready to tell whether the model takes images.
+        """
+        takes = path.endswith(IMAGE_ROUTES) and takes_images(await self.model_info())
+        return self.config.model.limits.image_bytes * 4 // 3 + 4 if takes else 0
+
+    async def video(self, job: dict[str, Any]) -> Artifact | None:
         """The job's video, if it has one."""
-        path = await self.ask("video_path", job_id)
-        return Path(path) if path is not None and Path(path).is_file() else None
+        url = await self.ask("video_path", job["id"])
+        return None if url is None else Artifact(url)
 
     def policy_for(self, request: VideoFields) -> dict[str, Any]:
         """The full policy that a request asks for."""
@@ -247,6 +278,11 @@ def _add_descriptions(router: APIRouter, service: Service) -> None:
         )
 
 
+def _size(fields: dict[str, Any]) -> tuple[int, int] | None:
+    known = "width" in fields and "height" in fields
+    return (fields["width"], fields["height"]) if known else None
+
+
 def _public(job: dict[str, Any], request: Request) -> dict[str, Any]:
     done = job["status"] == Status.SUCCEEDED
     prefix = request.scope.get("root_path", "")
@@ -258,18 +294,17 @@ def _status(job: dict[str, Any]) -> int:
     return codes.get(job["error"]["code"], 500)
 
 
-async def _path(service: Service, job: dict[str, Any]) -> Path:
-    path = await service.video_file(job["id"])
-    if path is None:
+async def _video(service: Service, job: dict[str, Any]) -> Artifact:
+    video = await service.video(job)
+    if video is None:
         raise JobNotReady(f"job {job['id']} is {job['status']}; it has no video", "job_id")
-    return path
+    return video
 
 
-async def _file(service: Service, job: dict[str, Any]) -> FileResponse:
-    path = await _path(service, job)
+async def _file(service: Service, job: dict[str, Any]) -> Response:
     form = job["request"]["output_format"]
     headers = {"x-job-id": job["id"], "x-seed": str(job["request"]["seed"])}
-    return FileResponse(path, media_type=MEDIA_TYPES[form], headers=headers)
+    return await deliver(await _video(service, job), MEDIA_TYPES[form], headers)
 
 
 async def _with_video(
@@ -277,7 +312,7 @@ async def _with_video(
 ) -> dict[str, Any]:
     if form == "url":
         return _public(job, request)
-    data = await asyncio.to_thread((await _path(service, job)).read_bytes)
+    data = await asyncio.to_thread((await _video(service, job)).read)
     return _public(job, request) | {"b64_json": base64.b64encode(data).decode()}
 
 
@@ -287,7 +322,7 @@ def build_api(config: ServiceConfig, actor: Any) -> FastAPI:
     service = Service(config, actor)
     api.include_router(routes(service), dependencies=access.SCHEMES if config.access.keys else [])
     _add_health(api, service)
-    problems.install(api, config.model.limits.body_bytes)
+    problems.install(api, config.model.limits.body_bytes, service.larger_bodies)
     access.install(api, config.access, service.limiter)
     return api
 

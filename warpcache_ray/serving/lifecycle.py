@@ -7,6 +7,7 @@ states are valid: a job's own rises when an attempt is lost or its request is in
 
 from __future__ import annotations
 
+import uuid
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any
@@ -44,6 +45,11 @@ PRIVATE = (
     "removed",
 )
 """Fields of a record that are nobody's business outside of the service."""
+
+
+def new_id() -> str:
+    """An id for a job."""
+    return f"job_{uuid.uuid4().hex}"
 
 
 class StaleFence(Exception):
@@ -236,16 +242,25 @@ def invalidate(job: Job, epoch: int) -> Job:
     return job if job.ended else replace(job, epoch=epoch)
 
 
-def lose(job: Job, fence: int, max_attempts: int, epoch: int, now: float) -> Job:
-    """What becomes of a job whose attempt's worker is gone: another attempt, in a new epoch and from the last
-    checkpoint, or failure after `max_attempts`."""
+def lose(
+    job: Job,
+    fence: int,
+    max_attempts: int,
+    epoch: int,
+    now: float,
+    error: dict[str, Any] | None = None,
+) -> Job:
+    """What becomes of a job whose attempt came to nothing, for its worker is gone or for another `error` that may not
+    come again: another attempt, in a new epoch and from the last checkpoint, or failure after `max_attempts`."""
     _check(job, fence)
     if job.ending is not None:
         return _end(job, job.ending, now)
     attempts = job.fence - job.handed_back
     if attempts >= max_attempts:
         lost = WorkerLost(f"the worker was lost in attempt {attempts} of {max_attempts}")
-        return _end(job, lost.to_dict(), now)
+        if error is None or error["code"] == WorkerLost.code:
+            error = lost.to_dict()
+        return _end(job, error, now)
     return replace(job, status=Status.QUEUED, replica=None, step=0, epoch=epoch)
 
 

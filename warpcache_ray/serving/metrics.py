@@ -71,7 +71,9 @@ class Metrics:
             buckets=_LATENCY_BUCKETS,
             registry=r,
         )
-        self.lost = Counter("warpcache_attempts_lost", "Attempts whose worker was lost", registry=r)
+        self.lost = Counter(
+            "warpcache_attempts_lost", "Attempts whose worker or storage failed", registry=r
+        )
         self.epoch = Gauge("warpcache_epoch", "The newest epoch", registry=r)
         self.memory = Gauge(
             "warpcache_peak_memory_bytes", "Largest device memory of any attempt", registry=r

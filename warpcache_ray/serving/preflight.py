@@ -15,6 +15,7 @@ from warpcache_ray.config import ServiceConfig
 from warpcache_ray.errors import InvalidConfig, InvalidRequest, Unavailable
 from warpcache_ray.parallel import support
 from warpcache_ray.serving import webhooks
+from warpcache_ray.serving.artifacts import Artifacts
 from warpcache_ray.serving.outbound import Outbound
 from warpcache_ray.store.connection import check, connect
 from warpcache_ray.store.server import EmbeddedServer
@@ -122,6 +123,17 @@ def check_store(config: ServiceConfig, nodes: int) -> None:
             "store.url",
         )
     EmbeddedServer(config.store_folder)
+
+
+def check_storage(config: ServiceConfig) -> None:
+    """Videos and checkpoints can be kept where they are to be.
+
+    Raises:
+        InvalidConfig: they can't; names the place, and what is missing.
+    """
+    Artifacts(config.artifacts).check("results")
+    if config.checkpoint_every:
+        Artifacts(config.checkpoints).check("checkpoint_url")
 
 
 async def _try_store(url: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -26,6 +27,10 @@ from warpcache_ray.serving.schemas import GenerateRequest
 _SHOWN = 100
 RETRY_S = 2.0
 """When to try again, where nobody knows better."""
+
+
+Larger = Callable[[str], Awaitable[int]]
+"""How many bytes a path allows beyond the usual limit; asked only if that is exceeded."""
 
 
 def all_errors() -> list[type[WarpCacheError]]:
@@ -55,7 +60,7 @@ class _Ascii(JSONResponse):
         return json.dumps(content).encode()
 
 
-def install(app: FastAPI, body_bytes: int) -> None:
+def install(app: FastAPI, body_bytes: int, larger: Larger | None = None) -> None:
     """Handlers for our errors, for FastAPI's validation and for unknown routes; the body limit."""
 
     @app.exception_handler(WarpCacheError)
@@ -76,7 +81,7 @@ def install(app: FastAPI, body_bytes: int) -> None:
     async def unexpected(request: Request, error: Exception) -> JSONResponse:
         return envelope(WarpCacheError(f"{type(error).__name__} in the service; see its log"))
 
-    app.add_middleware(BodyLimit, limit=body_bytes)
+    app.add_middleware(BodyLimit, limit=body_bytes, larger=larger)
 
 
 def explain(first: dict[str, Any], schema: type[BaseModel] = GenerateRequest) -> JSONResponse:
@@ -100,38 +105,46 @@ def explain(first: dict[str, Any], schema: type[BaseModel] = GenerateRequest) ->
 
 
 class BodyLimit:
-    """Refuses bodies over `limit` bytes, by their declared length or as they arrive; holds what it lets through."""
+    """Refuses bodies over `limit` bytes (or over what `larger` adds for the path), by their declared length or as they
+    arrive; holds what it lets through."""
 
-    def __init__(self, app: ASGIApp, limit: int) -> None:
+    def __init__(self, app: ASGIApp, limit: int, larger: Larger | None = None) -> None:
         self.app = app
         self.limit = limit
+        self.larger = larger
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI entry."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        declared = dict(scope["headers"]).get(b"content-length", b"0")
-        if declared.isdigit() and int(declared) > self.limit:
-            await self._refuse(scope, receive, send)
+        try:
+            messages = await self._taken(scope, receive)
+        except WarpCacheError as error:
+            await envelope(error)(scope, receive, send)
             return
-        messages: list[Message] = []
-        taken = 0
-        while not messages or messages[-1].get("more_body"):
-            messages.append(await receive())
-            taken += len(messages[-1].get("body", b""))
-            if taken > self.limit:
-                await self._refuse(scope, receive, send)
-                return
 
         async def replay() -> Message:
             return messages.pop(0) if messages else await receive()
 
         await self.app(scope, replay, send)
 
-    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await envelope(PayloadTooLarge(self._message, "body"))(scope, receive, send)
+    async def _taken(self, scope: Scope, receive: Receive) -> list[Message]:
+        declared = dict(scope["headers"]).get(b"content-length", b"0")
+        size = int(declared) if declared.isdigit() else 0
+        limit = await self._limit(scope, size, self.limit)
+        messages: list[Message] = []
+        taken = 0
+        while not messages or messages[-1].get("more_body"):
+            messages.append(await receive())
+            taken += len(messages[-1].get("body", b""))
+            limit = await self._limit(scope, taken, limit)
+        return messages
 
-    @property
-    def _message(self) -> str:
-        return f"the body is too large; at most {self.limit} bytes are allowed"
+    async def _limit(self, scope: Scope, size: int, limit: int) -> int:
+        if size > limit and self.larger is not None:
+            limit = self.limit + await self.larger(scope["path"])
+        if size > limit:
+            said = f"the body is too large; at most {limit} bytes are allowed"
+            raise PayloadTooLarge(said, "body")
+        return limit

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -13,6 +12,7 @@ import ray
 from warpcache_ray.config import ServiceConfig
 from warpcache_ray.errors import GenerationFailed, InvalidRequest, WarpCacheError
 from warpcache_ray.policy_spec import parse_policy
+from warpcache_ray.serving.artifacts import Artifacts
 from warpcache_ray.serving.checkpoints import Checkpoints, Keeper
 
 # The engine loads torch and diffusers. Only a rank's own process pays for that, when it is made.
@@ -117,15 +117,15 @@ class Rank:
             self._handed_back = attempt
 
     def generate(
-        self, attempt: dict[str, Any], checkpoint: bytes | None
+        self, attempt: dict[str, Any], checkpoint: bytes | None, image: bytes | None = None
     ) -> tuple[dict[str, Any], dict[str, Any] | None]:
-        """Makes the attempt's video, the rest of it where there is a checkpoint: what to publish, and the error if
-        there is one."""
+        """Makes the attempt's video from its image if it has one, the rest of it where there is a checkpoint: what to
+        publish, and the error if there is one."""
         own = _Attempt(attempt["id"], keeper=self._keeper(attempt), epoch=attempt["epoch"])
         with self._lock:
             self._attempt = own
         try:
-            result = self._make(attempt, own, checkpoint)
+            result = self._make(attempt, own, checkpoint, image)
             return self._publish(attempt, result) if self.index == 0 else {}, None
         except WarpCacheError as error:
             return {}, error.to_dict()
@@ -136,11 +136,20 @@ class Rank:
             if own.keeper is not None:
                 own.keeper.close()
 
-    def _make(self, attempt: dict[str, Any], own: _Attempt, checkpoint: bytes | None) -> Result:
+    def _make(
+        self,
+        attempt: dict[str, Any],
+        own: _Attempt,
+        checkpoint: bytes | None,
+        image: bytes | None,
+    ) -> Result:
         from warpcache_ray.engine.events import Generation
+        from warpcache_ray.image import read_image
 
         request = attempt["request"]
         fields = {f: request[f] for f in Generation.__slots__ if f in request}
+        if image is not None:
+            fields["image"] = read_image(image, "image")
         return self.engine.generate(
             Generation(**fields),
             parse_policy(attempt["policy"]),
@@ -174,17 +183,17 @@ class Rank:
             return Control(own.epoch, cancel=handed_back or self._cancelled == own.id)
 
     def _publish(self, attempt: dict[str, Any], result: Result) -> dict[str, Any]:
-        from warpcache_ray.video import write_video
+        from warpcache_ray.video import encode
 
         request = attempt["request"]
-        folder = self.config.results_folder
-        folder.mkdir(parents=True, exist_ok=True)
+        form = request["output_format"]
+        data = encode(result.frames, request["fps"], form)
         # The fence in the name keeps a late attempt from overwriting the video of the one that replaced it.
-        path = folder / f"{attempt['job_id']}.{attempt['fence']}.{request['output_format']}"
-        write_video(path, result.frames, request["fps"], request["output_format"])
+        name = f"{attempt['fence']}.{form}"
+        video = Artifacts(self.config.artifacts).write(attempt["job_id"], name, data)
         frames, height, width, _ = result.frames.shape
         return {
-            "path": str(path),
+            "path": video.url,
             "latents_sha256": result.latents_sha256,
             "epoch": result.epoch,
             "resumed_at": result.resumed_at,
@@ -193,7 +202,7 @@ class Rank:
             "num_frames": frames,
             "height": height,
             "width": width,
-            "bytes": Path(path).stat().st_size,
+            "bytes": len(data),
         }
 
     def _warnings(self, result: Result) -> list[str]:

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import time
 import uuid
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -15,8 +14,9 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from warpcache_ray.config import ServiceConfig
-from warpcache_ray.errors import Cancelled, NotFound, Unavailable, WorkerLost
-from warpcache_ray.serving import handles
+from warpcache_ray.errors import Cancelled, NotFound, Unavailable, WarpCacheError, WorkerLost
+from warpcache_ray.serving import handles, references
+from warpcache_ray.serving.artifacts import Artifact, Artifacts
 from warpcache_ray.serving.checkpoints import Checkpoints
 from warpcache_ray.serving.lifecycle import Order
 from warpcache_ray.serving.pace import Pace, Watch, volume_of
@@ -135,8 +135,12 @@ class Replica:
     async def _generate(self, attempt: dict[str, Any]) -> Outcome:
         """What the first rank gives once all are through: only then is there room for the next job."""
         checkpoint = await self._checkpoint(attempt)
+        try:
+            image = await self._image(attempt)
+        except WarpCacheError as missing:
+            return {}, missing.to_dict()
         runs: list[asyncio.Future[Outcome]] = [
-            asyncio.ensure_future(r.generate.remote(attempt, checkpoint)) for r in self.ranks
+            asyncio.ensure_future(r.generate.remote(attempt, checkpoint, image)) for r in self.ranks
         ]
         for finished in asyncio.as_completed(runs):
             _, error = await finished
@@ -165,13 +169,23 @@ class Replica:
             log.warning("checkpoints of %s can't be read: %s", attempt["job_id"], error)
             return None
 
+    async def _image(self, attempt: dict[str, Any]) -> bytes | None:
+        """What the video is to begin with, if the request brought that; read once, so that all ranks have the same."""
+        if "image" not in attempt["request"]:
+            return None
+        kept = Artifacts(self.config.artifacts).artifact(attempt["job_id"], references.NAME)
+        return await asyncio.to_thread(kept.read)
+
     async def _finish(
         self, attempt: dict[str, Any], result: dict[str, Any], error: dict[str, Any] | None
     ) -> None:
         place = (attempt["job_id"], attempt["fence"])
         published = await self._about_job("finish", *place, result, error)
-        if not published and "path" in result:
-            Path(result["path"]).unlink(missing_ok=True)
+        if published is None:
+            # Nobody knows the job any more.
+            await asyncio.to_thread(Artifacts(self.config.artifacts).forget, attempt["job_id"])
+        elif not published and "path" in result:
+            await asyncio.to_thread(Artifact(result["path"]).remove)
 
     async def _about_job(self, method: str, *arguments: Any) -> Any:
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -11,12 +11,15 @@ from warpcache_ray.errors import InvalidRequest
 from warpcache_ray.media import Format
 from warpcache_ray.parallel.split import Split
 from warpcache_ray.serving.admission import Priority
+from warpcache_ray.serving.references import ImageField, Reference
 
 
 class VideoFields(BaseModel):
     """One video to make. What is left out takes the service's default; without a seed one is drawn and told."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
+    image_field: ClassVar[str] = "image"
+    """What the field for an image is called."""
 
     prompt: str = Field(min_length=1, max_length=4000)
     negative_prompt: str | None = Field(None, max_length=4000)
@@ -49,6 +52,12 @@ class VideoFields(BaseModel):
             )
         return self
 
+    @property
+    def reference(self) -> Reference | None:
+        """The image, if there is one."""
+        found: Reference | None = getattr(self, self.image_field, None)
+        return found
+
     def resolved(self, served: ModelConfig, frame_multiple: int) -> VideoFields:
         """The request with the video's measures in these fields, whichever way they were given."""
         return self
@@ -65,6 +74,7 @@ class VideoFields(BaseModel):
 class GenerateRequest(VideoFields):
     """What `POST /generate` takes: the video, and how to answer."""
 
+    image: ImageField = None
     cancel_on_disconnect: bool = False
     response_format: Literal["url", "b64_json"] = "url"
     wait: bool = False

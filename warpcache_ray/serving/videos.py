@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import time
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, JSONResponse
+from fastapi.responses import JSONResponse
 from pydantic import ValidationError
+from starlette.datastructures import UploadFile
 
 from warpcache_ray.errors import JobNotReady, NotFound
 from warpcache_ray.media import MEDIA_TYPES
 from warpcache_ray.serving import answers, problems, videos_schema
+from warpcache_ray.serving.delivery import deliver
 from warpcache_ray.serving.idempotency import IdempotencyKey, once
 from warpcache_ray.serving.lifecycle import TERMINAL
 from warpcache_ray.serving.videos_schema import STATUSES, VideoRequest
@@ -66,14 +69,20 @@ def _add_creation(router: APIRouter, service: Service) -> None:
 
 async def _body(request: Request) -> Any:
     if request.headers.get("content-type", "").startswith(FORMS):
-        async with request.form() as form:
-            return videos_schema.unfold(videos_schema.form_fields(form.multi_items()))
+        # How large all parts may be was checked before.
+        async with request.form(max_part_size=sys.maxsize) as form:
+            items = [(name, await _content(part)) for name, part in form.multi_items()]
+        return videos_schema.unfold(videos_schema.form_fields(items))
     try:
         body = json.loads(await request.body())
     except (ValueError, RecursionError) as error:
         broken = {"type": "json_invalid", "loc": ("body",), "ctx": {"error": str(error)}}
         raise RequestValidationError([broken]) from error
     return videos_schema.unfold(body) if isinstance(body, dict) else body
+
+
+async def _content(part: str | UploadFile) -> str | bytes:
+    return part if isinstance(part, str) else await part.read()
 
 
 def _answer(service: Service, job: dict[str, Any], request: Request) -> JSONResponse:
@@ -130,20 +139,21 @@ def _add_videos(router: APIRouter, service: Service) -> None:
 
 
 def _add_content(router: APIRouter, service: Service) -> None:
-    @router.get("/videos/{video_id}/content", response_class=FileResponse, responses=CONTENT)
+    @router.get("/videos/{video_id}/content", response_class=Response, responses=CONTENT)
     async def content(
         video_id: str, variant: Literal["video", "thumbnail", "spritesheet"] = "video"
     ) -> Response:
         """The finished video, or a still preview of it."""
         job = await _about(service, "get", video_id)
-        path = await service.video_file(job["id"])
-        if path is None:
+        found = await service.video(job)
+        if found is None:
             state = STATUSES[job["status"]]
             raise JobNotReady(f"video {video_id!r} is {state}; it has no content", "video_id")
         if variant == "video":
-            return FileResponse(path, media_type=MEDIA_TYPES[job["request"]["output_format"]])
+            return await deliver(found, MEDIA_TYPES[job["request"]["output_format"]])
         draw, media_type = PREVIEWS[variant]
-        return Response(await asyncio.to_thread(draw, path), media_type=media_type)
+        image = await asyncio.to_thread(lambda: draw(found.read()))
+        return Response(image, media_type=media_type)
 
 
 def _add_models(router: APIRouter, service: Service) -> None:

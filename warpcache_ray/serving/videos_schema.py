@@ -6,13 +6,14 @@ import json
 import math
 import re
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
 from warpcache_ray.config import ModelConfig, ServiceConfig
 from warpcache_ray.errors import InvalidRequest, NotFound
 from warpcache_ray.serving.lifecycle import Status
+from warpcache_ray.serving.references import ImageField
 from warpcache_ray.serving.schemas import VideoFields
 
 STATUSES = {
@@ -32,6 +33,9 @@ _TEXT = ("prompt", "negative_prompt", "model", "size")
 class VideoRequest(VideoFields):
     """What `POST /v1/videos` takes: OpenAI's fields beside ours, which go before `size` and `seconds`."""
 
+    image_field: ClassVar[str] = "input_reference"
+
+    input_reference: ImageField = None
     model: str | None = None
     size: str | None = None
     seconds: float | None = Field(None, gt=0, le=3600)
@@ -116,20 +120,14 @@ def unfold(body: dict[str, Any]) -> dict[str, Any]:
     """The fields with those in `extra_body` (an object, or the JSON of one); the ones beside it go first.
 
     Raises:
-        InvalidRequest: `extra_body` is something else, or there is an `input_reference`.
+        InvalidRequest: `extra_body` is something else.
     """
     fields = dict(body)
     extra = fields.pop("extra_body", None)
     extra = _value(extra) if isinstance(extra, str) else extra
     if not isinstance(extra, dict | None):
         raise InvalidRequest(f"extra_body = {extra!r:.100}: must be a JSON object", "extra_body")
-    fields = {**(extra or {}), **fields}
-    if fields.pop("input_reference", None) is not None:
-        raise InvalidRequest(
-            "input_reference is not supported: this service makes videos from a prompt alone",
-            "input_reference",
-        )
-    return fields
+    return {**(extra or {}), **fields}
 
 
 def check_model(asked: str | None, config: ServiceConfig) -> None:
@@ -204,7 +202,7 @@ def _outcome(job: dict[str, Any], base_url: str) -> dict[str, Any]:
 def _value(text: Any) -> Any:
     # A file stays one, and text that is no JSON stays text: whether that will do is for the schema to say.
     try:
-        return json.loads(text)
+        return json.loads(text) if isinstance(text, str) else text
     except (TypeError, ValueError, RecursionError):
         return text
 
