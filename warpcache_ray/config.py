@@ -102,7 +102,8 @@ class ServiceConfig:
 
     Clients of a priority share the replicas by `client_weights`; who isn't named there (by the first 16 hex digits of
     its API key's SHA-256, or as `anonymous`) has 1. A job fails once it has waited for `queue_timeout_s`, or once an
-    attempt at it has taken `attempt_timeout_s`.
+    attempt at it has taken `attempt_timeout_s`. `gpu_second_price`, in any currency, is shown beside the metrics that
+    count seconds of ranks, to multiply them with.
     """
 
     __pydantic_config__ = _STRICT
@@ -134,6 +135,7 @@ class ServiceConfig:
     queue_timeout_s: Seconds = 86_400.0
     attempt_timeout_s: Seconds | None = None
     result_ttl_s: Seconds = 86_400.0
+    gpu_second_price: Annotated[float, Field(ge=0)] = 0.0
 
     @property
     def default_policy(self) -> Policy:

@@ -90,6 +90,7 @@ class Keeper:
     fence: int
     kept: int | None = None
     """The step of the newest one."""
+    count: int = 0
     _pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
     _writing: Future[None] | None = None
 
@@ -107,6 +108,7 @@ class Keeper:
         try:
             self.checkpoints.write(self.job, self.fence, checkpoint.step, checkpoint.to_bytes())
             self.kept = checkpoint.step
+            self.count += 1
         except Exception as error:
             # Each kind of storage has errors of its own.
             log.warning("no checkpoint of %s at step %d: %s", self.job, checkpoint.step, error)

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from warpcache_ray.config import ServiceConfig
-from warpcache_ray.errors import Cancelled, NotFound, QueueFull, Unavailable
+from warpcache_ray.errors import Cancelled, JobNotReady, NotFound, QueueFull, Unavailable
 from warpcache_ray.serving import admission, lifecycle
 from warpcache_ray.serving.admission import Rates, Turn
+from warpcache_ray.serving.attempts import Progress
 from warpcache_ray.serving.checkpoints import Checkpoints
 from warpcache_ray.serving.fleet import Fleet
 from warpcache_ray.serving.jobs import Jobs
@@ -24,7 +25,6 @@ from warpcache_ray.serving.lifecycle import (
     Job,
     Once,
     Order,
-    Progress,
     StaleFence,
     Status,
 )
@@ -120,6 +120,19 @@ class Coordinator:
         path: str | None = (await self._jobs()).get(job_id).result.get("path")
         return path
 
+    async def decisions(self, job_id: str) -> dict[str, Any]:
+        """What the attempt that published decided: by transformer and branch, from the step on at which it began.
+
+        Raises:
+            JobNotReady: none has published.
+        """
+        jobs = await self._jobs()
+        job = jobs.get(job_id)
+        found = await jobs.store.decisions(job_id, job.fence)
+        if job.status is not Status.SUCCEEDED or found is None:
+            raise JobNotReady(f"job {job_id} is {job.status}; it has no decisions", "job_id")
+        return {"attempt": job.fence, "resumed_at": job.attempts[-1].resumed_at, "branches": found}
+
     async def wait(self, job_id: str, timeout_s: float) -> dict[str, Any]:
         """The record, as soon as the job has ended or the time is over."""
         jobs = await self._jobs()
@@ -172,7 +185,7 @@ class Coordinator:
             await jobs.wake()
         else:
             await jobs.change(job_id, lambda job: lifecycle.invalidate(job, epoch))
-        self.metrics.epoch.set(epoch)
+        self.metrics.raised(epoch)
         return epoch
 
     async def claim(
@@ -200,13 +213,12 @@ class Coordinator:
         """An attempt's progress, and what it is to do at its next step."""
         jobs = await self._jobs()
         self.fleet.hear(replica, info)
-        fields = ("step", "total", "summary", "checkpoint_step")
-        done = Progress(*(totals[field] for field in fields))
+        done = Progress.told(totals)
         try:
             job = await jobs.note(job_id, lambda j: lifecycle.report(j, fence, done, time.time()))
         except StaleFence:
             return Order(cancel=True)
-        self.metrics.moved(_attempt(job_id, fence), totals)
+        self.metrics.measured(job, done.drifts)
         return lifecycle.order(job, fence, self.epoch)
 
     async def control(self, job_id: str, fence: int, epoch: int, timeout_s: float) -> Order:
@@ -220,20 +232,26 @@ class Coordinator:
         return order()
 
     async def finish(
-        self, job_id: str, fence: int, result: dict[str, Any], error: dict[str, Any] | None
+        self,
+        job_id: str,
+        fence: int,
+        result: dict[str, Any],
+        error: dict[str, Any] | None,
+        decisions: dict[str, Any] | None = None,
     ) -> bool:
         """Publishes an attempt's outcome. False: a newer attempt owns the job, nothing was published."""
         if error is not None and error["retryable"]:
             return await self._lose(job_id, fence)
+        jobs = await self._jobs()
+        if decisions:
+            await jobs.store.keep_decisions(job_id, fence, decisions)
 
         def over(job: Job) -> Job:
             if error is None:
                 return lifecycle.succeed(job, fence, result, time.time())
             return lifecycle.fail(job, fence, error, time.time())
 
-        published = await self._ends(job_id, over)
-        self.metrics.attempt_over(_attempt(job_id, fence))
-        return published
+        return await self._ends(job_id, over)
 
     async def health(self) -> dict[str, Any]:
         """Replicas that were seen lately, and how many jobs wait and run."""
@@ -243,8 +261,9 @@ class Coordinator:
 
     async def metrics_text(self) -> str:
         """Prometheus' text format."""
-        waiting = [job for job in await self._jobs() if job.status is Status.QUEUED]
-        self.metrics.queued(waiting, sum(map(self.rates.cost, waiting)))
+        jobs = await self._jobs()
+        self.metrics.standing(list(jobs), self.rates.cost, self._live(), self.config)
+        self.metrics.stored(jobs.store.answers)
         return self.metrics.text()
 
     async def _jobs(self) -> Jobs:
@@ -261,10 +280,13 @@ class Coordinator:
             url = self._server.url
         redis = connect_store(url)
         await check(redis)
-        jobs = Jobs(JobStore(redis, self.application))
+        jobs = Jobs(JobStore(redis, self.application), self.metrics.saw)
         await jobs.load()
+        for job in jobs:
+            self.metrics.know(job)
         self.rates = Rates.of(jobs)
         self.epoch = await jobs.store.model_epoch()
+        self.metrics.raised(self.epoch)
         self._reaper = asyncio.create_task(self._reap(jobs))
         return jobs
 
@@ -282,12 +304,11 @@ class Coordinator:
 
     async def _take(self, jobs: Jobs, turn: Turn, replica: str) -> Job:
         def taken(job: Job) -> Job:
-            claimed = lifecycle.claim(job, replica, self.epoch, time.time())
+            ranks = self.config.parallel.world_size
+            claimed = lifecycle.claim(job, replica, self.epoch, time.time(), ranks)
             return replace(claimed, virtual_start=turn.start, virtual_finish=turn.finish)
 
-        job = await jobs.change(turn.job.id, taken)
-        self.metrics.queue_wait.observe(time.time() - turn.job.waits_since)
-        return job
+        return await jobs.change(turn.job.id, taken)
 
     def _record(self, jobs: Jobs, job: Job) -> dict[str, Any]:
         weights = self.config.client_weights
@@ -309,11 +330,7 @@ class Coordinator:
                 lifecycle.lose(job, fence, self.config.max_attempts, epoch, now) if silent else job
             )
 
-        given_back = await self._ends(job_id, lost)
-        if lifecycle.order(jobs.get(job_id), fence, 0).cancel:
-            self.metrics.attempt_over(_attempt(job_id, fence))
-            self.metrics.lost.inc()
-        return given_back
+        return await self._ends(job_id, lost)
 
     async def _ends(self, job_id: str, transition: Callable[[Job], Job]) -> bool:
         """Makes a transition that may end the job; False if a stale attempt asked for it."""
@@ -324,7 +341,6 @@ class Coordinator:
         except StaleFence:
             return False
         if job.ended and not before.ended:
-            self.metrics.job_ended(job)
             self.rates.saw(job)
             await self._forget_checkpoints(job)
         return True

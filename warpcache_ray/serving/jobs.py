@@ -10,6 +10,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from warpcache_ray.errors import IdempotencyConflict, NotFound, QueueFull, Unavailable
+from warpcache_ray.serving.attempts import Attempt
 from warpcache_ray.serving.history import STEP, happened
 from warpcache_ray.serving.lifecycle import Job, Once, Status
 from warpcache_ray.store.events import Event
@@ -30,10 +31,12 @@ Transition = Callable[[Job], Job]
 
 
 class Jobs:
-    """The only writer of an application's records. A change is stored first, then seen; changes follow each other."""
+    """The only writer of an application's records. A change is stored first, then seen, of which `saw` hears; changes
+    follow each other."""
 
-    def __init__(self, store: JobStore) -> None:
+    def __init__(self, store: JobStore, saw: Callable[[Job], None]) -> None:
         self.store = store
+        self._saw = saw
         self._jobs: dict[str, Job] = {}
         self._versions: dict[str, int] = {}
         self._stored_at: dict[str, float] = {}
@@ -235,6 +238,7 @@ class Jobs:
 
     async def _see(self, job: Job) -> None:
         self._jobs[job.id] = job
+        self._saw(job)
         await self.wake()
 
 
@@ -247,4 +251,5 @@ def _record(job: Job, version: int) -> Record:
 
 def _job(record: Record) -> Job:
     body: dict[str, Any] = record.body
-    return Job(**{**body, "status": Status(body["status"])})
+    attempts = tuple(map(Attempt.read, body["attempts"]))
+    return Job(**{**body, "status": Status(body["status"]), "attempts": attempts})
