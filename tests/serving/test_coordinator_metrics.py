@@ -208,8 +208,11 @@ async def test_decisions_of_the_published_attempt(hub, lonely):
     await hub.finish(job_id, 1, {}, WorkerLost("x").to_dict())
     await claim(hub)
     await report(hub, job_id, 2, totals(4, resumed_at=2))
-    await hub.finish(job_id, 2, {}, None, {"transformer.cond": COLUMNS})
-    assert not await hub.finish(job_id, 1, {}, None, {"transformer.cond": {"step": [9]}})
+    await hub.keep_decisions(job_id, 2, {"transformer.cond": COLUMNS})
+    with pytest.raises(JobNotReady, match="is running"):
+        await hub.decisions(job_id)
+    await hub.finish(job_id, 2, {}, None)
+    await hub.keep_decisions(job_id, 1, {"transformer.cond": {"step": [9]}})
     answer = await lonely.get(f"/jobs/{job_id}/decisions")
     branches = {"transformer.cond": COLUMNS}
     assert answer.json() == {"attempt": 2, "resumed_at": 2, "branches": branches}

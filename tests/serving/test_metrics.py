@@ -103,8 +103,7 @@ def test_what_was_known_doesnt_count(metrics, read):
     """A coordinator that was started anew counts what came since; what had ended before isn't its."""
     running = reported(lifecycle.claim(QUEUED, "r", 0, 1.0), 2, hits=1)
     ended = lifecycle.succeed(running, 1, {}, 2.0)
-    metrics.know(running)
-    metrics.know(lifecycle.request_end(job_named("b"), Cancelled("x"), 1.0))
+    metrics.know([running, lifecycle.request_end(job_named("b"), Cancelled("x"), 1.0)])
     metrics.saw(running)
     metrics.measured(running, [0.1])
     assert read("warpcache_cache_hits_total") == 0

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from warpcache_ray.config import ServiceConfig
-from warpcache_ray.errors import Cancelled, JobNotReady, NotFound, QueueFull, Unavailable
+from warpcache_ray.errors import Cancelled, NotFound, QueueFull, Unavailable
 from warpcache_ray.serving import admission, lifecycle
 from warpcache_ray.serving.admission import Rates, Turn
 from warpcache_ray.serving.attempts import Progress
@@ -121,17 +121,8 @@ class Coordinator:
         return path
 
     async def decisions(self, job_id: str) -> dict[str, Any]:
-        """What the attempt that published decided: by transformer and branch, from the step on at which it began.
-
-        Raises:
-            JobNotReady: none has published.
-        """
-        jobs = await self._jobs()
-        job = jobs.get(job_id)
-        found = await jobs.store.decisions(job_id, job.fence)
-        if job.status is not Status.SUCCEEDED or found is None:
-            raise JobNotReady(f"job {job_id} is {job.status}; it has no decisions", "job_id")
-        return {"attempt": job.fence, "resumed_at": job.attempts[-1].resumed_at, "branches": found}
+        """What the attempt that published the job's video decided."""
+        return await (await self._jobs()).decisions(job_id)
 
     async def wait(self, job_id: str, timeout_s: float) -> dict[str, Any]:
         """The record, as soon as the job has ended or the time is over."""
@@ -231,20 +222,16 @@ class Coordinator:
         await jobs.until(lambda: order().cancel or order().epoch > epoch, timeout_s)
         return order()
 
+    async def keep_decisions(self, job_id: str, fence: int, decisions: dict[str, Any]) -> None:
+        """Keeps an attempt's decisions, which are published when it is."""
+        await (await self._jobs()).store.keep_decisions(job_id, fence, decisions)
+
     async def finish(
-        self,
-        job_id: str,
-        fence: int,
-        result: dict[str, Any],
-        error: dict[str, Any] | None,
-        decisions: dict[str, Any] | None = None,
+        self, job_id: str, fence: int, result: dict[str, Any], error: dict[str, Any] | None
     ) -> bool:
         """Publishes an attempt's outcome. False: a newer attempt owns the job, nothing was published."""
         if error is not None and error["retryable"]:
             return await self._lose(job_id, fence)
-        jobs = await self._jobs()
-        if decisions:
-            await jobs.store.keep_decisions(job_id, fence, decisions)
 
         def over(job: Job) -> Job:
             if error is None:
@@ -282,8 +269,7 @@ class Coordinator:
         await check(redis)
         jobs = Jobs(JobStore(redis, self.application), self.metrics.saw)
         await jobs.load()
-        for job in jobs:
-            self.metrics.know(job)
+        self.metrics.know(jobs)
         self.rates = Rates.of(jobs)
         self.epoch = await jobs.store.model_epoch()
         self.metrics.raised(self.epoch)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from typing import Any
 
-from warpcache_ray.errors import IdempotencyConflict, NotFound, QueueFull, Unavailable
+from warpcache_ray.errors import IdempotencyConflict, JobNotReady, NotFound, QueueFull, Unavailable
 from warpcache_ray.serving.attempts import Attempt
 from warpcache_ray.serving.history import STEP, happened
 from warpcache_ray.serving.lifecycle import Job, Once, Status
@@ -190,6 +190,20 @@ class Jobs:
         if await self.until(lambda: self._told.get(job_id) is not told, timeout_s):
             return await self.store.events.read(job_id, after)
         return []
+
+    async def decisions(self, job_id: str) -> dict[str, Any]:
+        """What the attempt that published the job's video decided at each step from the one on at which it began: by
+        transformer and branch, in columns.
+
+        Raises:
+            NotFound: there is no such job (any more).
+            JobNotReady: it has no video.
+        """
+        job = self.get(job_id)
+        found = await self.store.decisions(job_id, job.fence)
+        if job.status is not Status.SUCCEEDED or found is None:
+            raise JobNotReady(f"job {job_id} is {job.status}; it has no decisions", "job_id")
+        return {"attempt": job.fence, "resumed_at": job.attempts[-1].resumed_at, "branches": found}
 
     async def until(self, happened: Callable[[], bool], timeout_s: float) -> bool:
         """Waits for what a change brings about; False when the time is over without it."""

@@ -161,10 +161,9 @@ class Metrics:
         self._sums: defaultdict[str, float] = defaultdict(float)
         self._largest: dict[str, float] = {}
 
-    def know(self, job: Job) -> None:
-        """Takes the job as it is for counted."""
-        if not job.ended:
-            self._seen[job.id] = _Seen(figures_of(job), _drifts(job))
+    def know(self, jobs: Iterable[Job]) -> None:
+        """Takes these jobs, as they are, for counted."""
+        self._seen |= {j.id: _Seen(figures_of(j), _drifts(j)) for j in jobs if not j.ended}
 
     def saw(self, job: Job) -> None:
         """Counts what is new about a job."""

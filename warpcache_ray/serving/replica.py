@@ -152,8 +152,9 @@ class Replica:
         self, attempt: dict[str, Any], result: dict[str, Any], error: dict[str, Any] | None
     ) -> None:
         place = (attempt["job_id"], attempt["fence"])
-        decisions = result.pop("decisions", None)
-        published = await self._about_job("finish", *place, result, error, decisions)
+        if "decisions" in result:
+            await self._about_job("keep_decisions", *place, result.pop("decisions"))
+        published = await self._about_job("finish", *place, result, error)
         if not published and "path" in result:
             Path(result["path"]).unlink(missing_ok=True)
 
