@@ -91,6 +91,7 @@ class Keeper:
     kept: int | None = None
     """The step of the newest one."""
     count: int = 0
+    """How many there were."""
     _pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
     _writing: Future[None] | None = None
 
@@ -107,8 +108,8 @@ class Keeper:
     def _write(self, checkpoint: Checkpoint) -> None:
         try:
             self.checkpoints.write(self.job, self.fence, checkpoint.step, checkpoint.to_bytes())
-            self.kept = checkpoint.step
             self.count += 1
+            self.kept = checkpoint.step
         except Exception as error:
             # Each kind of storage has errors of its own.
             log.warning("no checkpoint of %s at step %d: %s", self.job, checkpoint.step, error)
