@@ -162,7 +162,8 @@ class Metrics:
         self._largest: dict[str, float] = {}
 
     def know(self, jobs: Iterable[Job]) -> None:
-        """Takes these jobs, as they are, for counted."""
+        """Takes these jobs, as the store has them, for counted. What another process counted before it was stored counts
+        again: at most the last seconds' steps."""
         self._seen |= {j.id: _Seen(figures_of(j), _drifts(j)) for j in jobs if not j.ended}
 
     def saw(self, job: Job) -> None:
