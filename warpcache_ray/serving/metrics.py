@@ -162,7 +162,7 @@ class Metrics:
         self._largest: dict[str, float] = {}
 
     def know(self, jobs: Iterable[Job]) -> None:
-        """Takes these jobs, as the store has them, for counted. What another process counted before it was stored counts
+        """Takes these jobs, as the store has them, for counted. What another process counted and didn't store counts
         again: at most the last seconds' steps."""
         self._seen |= {j.id: _Seen(figures_of(j), _drifts(j)) for j in jobs if not j.ended}
 
