@@ -276,7 +276,7 @@ def _complain(error: WarpCacheError) -> typer.Exit:
 
 
 def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())
+    return tuple(filter(None, map(str.strip, text.split(","))))
 
 
 def _sampled(model: str, *given: float | None) -> dict[str, Any]:
@@ -292,7 +292,8 @@ def _image(path: Path, sampled: dict[str, Any]) -> Image:
     try:
         image = read_image(path.read_bytes(), "image")
     except OSError as error:
-        raise InvalidRequest(f"image = {str(path)!r}: {error.strerror}", "image") from error
+        said = f"image = {str(path)!r}: can't be read: {error.strerror}"
+        raise InvalidRequest(said, "image") from error
     known = "width" in sampled and "height" in sampled
     return fit(image, sampled["width"], sampled["height"]) if known else image
 
@@ -391,8 +392,7 @@ def _comparison(result: Result, plain: Result, beside: Path) -> Table:
     table = Table(show_header=False, title=f"against uncached ({beside})")
     table.add_row("PSNR", f"{psnr(result.frames, plain.frames):.1f} dB")
     table.add_row("SSIM", f"{ssim(result.frames, plain.frames):.4f}")
-    speedup = plain.timings.denoise / result.timings.denoise
-    table.add_row("denoising", f"{speedup:.2f} × as fast")
+    table.add_row("denoising", f"{plain.timings.denoise / result.timings.denoise:.2f} × as fast")
     return table
 
 

@@ -159,7 +159,8 @@ class ServiceConfig:
     key's name, without keys by the first 16 hex digits of the SHA-256 of whatever it sends as one, or as `anonymous`.
     A job fails once it has waited for `queue_timeout_s`, or once an attempt at it has taken `attempt_timeout_s`. One
     that has ended is kept for `result_ttl_s`, with its video, unless there are more than `keep_jobs`. A replica that
-    is shut down goes on for `drain_s`, then hands its job back.
+    is shut down goes on for `drain_s`, then hands its job back. `gpu_second_price`, in any currency, is shown beside
+    the metrics that count seconds of ranks, to multiply them with.
     """
 
     __pydantic_config__ = _STRICT
@@ -196,6 +197,7 @@ class ServiceConfig:
     result_ttl_s: Seconds = 86_400.0
     keep_jobs: Count = 10_000
     drain_s: Seconds = 20.0
+    gpu_second_price: Annotated[float, Field(ge=0)] = 0.0
 
     @property
     def default_policy(self) -> Policy:

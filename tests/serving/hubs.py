@@ -7,6 +7,7 @@ import itertools
 from typing import Any
 
 import psutil
+from prometheus_client.parser import text_string_to_metric_families
 
 from warpcache_ray.config import Limits, ModelConfig, ServiceConfig
 from warpcache_ray.serving.coordinator import Coordinator
@@ -17,12 +18,15 @@ INFO = {"size_multiple": 16, "frame_multiple": 4, "split": None}
 SOON = 5.0
 
 
-def totals(step: int, hits: int = 0, kept: int | None = None) -> dict[str, Any]:
-    """A replica's report at `step` of 4."""
-    counted = {"hits": hits, "misses": 0, "warped": 0, "recomputed": 1, "cache_bytes": 8}
-    place = {"step": step, "total": 4, "epoch": 0, "checkpoint_step": kept}
-    rest = {"summary": {"hits": hits}, "drifts": [0.1], "peak_memory_bytes": 9}
-    return {**place, **counted, **rest}
+def totals(
+    step: int, hits: int = 0, kept: int | None = None, resumed_at: int = 0
+) -> dict[str, Any]:
+    """A replica's report at `step` of 4, of which `hits` were reused and the first was computed."""
+    place = {"step": step, "total": 4, "epoch": 0, "resumed_at": resumed_at}
+    summary = {"hits": hits, "misses": 0, "blocks_run": 10, "blocks_skipped": 10 * hits}
+    counted = {"summary": summary, "decisions": {"cond": {"recompute": 1, "reuse": hits}}}
+    checkpoints = {"checkpoint_step": kept, "checkpoints": int(kept is not None)}
+    return {**place, **counted, **checkpoints, "cache_bytes": 8, "drifts": [0.1]}
 
 
 async def submit(hub: Coordinator) -> str:
@@ -69,3 +73,14 @@ def process_of(name: str) -> psutil.Process:
         if process.pid in ours and name in " ".join(process.info["cmdline"] or [])
     ]
     return max(found, key=lambda process: process.info["create_time"])
+
+
+def exported(text: str) -> dict[str, float]:
+    """The samples of a /metrics page as Prometheus reads them, by name with labels as the page writes them."""
+    samples = [s for family in text_string_to_metric_families(text) for s in family.samples]
+    return {f"{s.name}{_labels(s.labels)}": s.value for s in samples}
+
+
+def _labels(labels: dict[str, str]) -> str:
+    pairs = ",".join(f'{name}="{value}"' for name, value in labels.items())
+    return f"{{{pairs}}}" if pairs else ""

@@ -62,13 +62,14 @@ def test_an_attempt_keeps_one(tmp_path: Path) -> None:
 
 
 def test_a_keeper_keeps_what_there_is_time_for(checkpoints: Checkpoints) -> None:
-    """It tells the step of the newest; whoever reads finds the state of that step."""
+    """It tells the step of the newest and how many there were; whoever reads finds the state of that step."""
     keeper = Keeper(checkpoints, "job_1", 3)
     for step in (2, 4):
         keeper.offer(lambda step=step: _checkpoint(step))
         while keeper.kept != step:
             time.sleep(0.001)
     keeper.close()
+    assert keeper.count == 2
     assert Checkpoint.from_bytes(checkpoints.newest("job_1") or b"").step == 4
 
 
@@ -89,5 +90,5 @@ def test_storage_that_fails_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptu
     with caplog.at_level(logging.WARNING):
         keeper.offer(lambda: _checkpoint(2))
         keeper.close()
-    assert keeper.kept is None
+    assert (keeper.kept, keeper.count) == (None, 0)
     assert "no checkpoint of job_1 at step 2" in caplog.text

@@ -9,8 +9,9 @@ import pytest
 from warpcache_ray.errors import IdempotencyConflict
 from warpcache_ray.serving import admission, lifecycle
 from warpcache_ray.serving.admission import Rates
+from warpcache_ray.serving.attempts import Progress
 from warpcache_ray.serving.jobs import Jobs
-from warpcache_ray.serving.lifecycle import Job, Once, Progress, Status
+from warpcache_ray.serving.lifecycle import Job, Once, Status
 from warpcache_ray.serving.line import Line
 from warpcache_ray.store.connection import connect
 from warpcache_ray.store.jobs import JobStore
@@ -18,7 +19,7 @@ from warpcache_ray.store.jobs import JobStore
 
 @pytest.fixture
 async def jobs(store_server) -> Jobs:
-    return Jobs(JobStore(connect(store_server.url), uuid.uuid4().hex))
+    return Jobs(JobStore(connect(store_server.url), uuid.uuid4().hex), lambda job: None)
 
 
 def job(name: str, at: float = 1.0) -> Job:
@@ -55,7 +56,7 @@ async def test_indexes_agree_with_the_records(jobs):
         elif not (chosen := draw.choice(known)).removed:
             await jobs.change(chosen.id, draw.choice(_moves(chosen)))
         _check(jobs)
-    fresh = Jobs(jobs.store)
+    fresh = Jobs(jobs.store, lambda job: None)
     await fresh.load()
     _check(fresh)
     assert {j.id for j in fresh} == {j.id for j in jobs}

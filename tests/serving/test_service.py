@@ -127,6 +127,30 @@ def test_metrics_move(wan: httpx.Client) -> None:
     assert grown["warpcache_request_latency_seconds_count"] == 1
     assert grown["warpcache_drift_observed_count"] > 0
     assert 0 < after["warpcache_hit_rate"] <= 1
+    decided = {k: v for k, v in grown.items() if k.startswith("warpcache_decisions_total")}
+    assert sum(decided.values()) == 2 * grown["warpcache_steps_made_total"] == 2 * 8
+    (attempt,) = job["attempts"]
+    spent = attempt["ended_at"] - attempt["started_at"]
+    assert grown["warpcache_useful_worker_seconds_total"] == pytest.approx(spent)
+    stages = {k: v for k, v in grown.items() if k.startswith("warpcache_stage_seconds_total") and v}
+    assert len(stages) == len(job["result"]["timings"]) == 4
+    assert 0 < sum(stages.values()) < spent
+    assert after["warpcache_peak_memory_bytes"] >= job["cache"]["peak_memory_bytes"] > 0
+
+
+def test_decisions_are_told_one_by_one(wan: httpx.Client) -> None:
+    """For each branch and step; as many as the record counts."""
+    job = wan.post("/generate", json={**PROMPT, "wait": True}).json()
+    told = wan.get(f"/jobs/{job['id']}/decisions").raise_for_status().json()
+    assert (told["attempt"], told["resumed_at"]) == (1, 0)
+    assert sorted(told["branches"]) == ["transformer.cond", "transformer.uncond"]
+    kinds = [kind for columns in told["branches"].values() for kind in columns["decision"]]
+    for branch in told["branches"].values():
+        assert branch["step"] == list(range(8))
+        assert {len(column) for column in branch.values()} == {8}
+    assert kinds.count("recompute") == job["cache"]["recomputed"]
+    assert kinds.count("reuse") == job["cache"]["reused"]
+    assert "decisions" not in job["result"]
 
 
 def test_cancel_within_one_step(wan: httpx.Client, until: Callable[..., Any]) -> None:

@@ -14,6 +14,7 @@ import httpx
 import numpy as np
 import psutil
 import pytest
+from hubs import exported
 
 from warpcache_ray.engine.engine import Engine
 from warpcache_ray.engine.events import Generation
@@ -32,6 +33,8 @@ POLICIES = {
 }
 OF_ONE_RANK = {"seconds", "peak_memory_bytes", "peak_cache_bytes"}
 """A rank's own: its time, its memory, its share of the features."""
+COPIES = {"auto": 2, "worldcache": 1, "exact": 0}
+"""How often two ranks hold what one alone would: latents are on both, features are shared out."""
 
 
 Pair = Callable[[], list[psutil.Process]]
@@ -75,10 +78,21 @@ def test_two_ranks_make_what_one_makes(
     enter the features (WorldCache's gain)."""
     policy = POLICIES[name]
     asked = {"prompt": "a cat", "seed": 3, "policy": policy, "wait": True}
+    before = exported(shared.get("/metrics").text)
     record = shared.post("/generate", json=asked).raise_for_status().json()
+    after = exported(shared.get("/metrics").text)
     engine = Engine.load(folders["wan"])
     alone = engine.generate(Generation("a cat", 3, **SIZE), parse_policy(policy))
     assert record["status"] == "succeeded"
+    assert record["cache"]["peak_cache_bytes"] == COPIES[name] * alone.stats.peak_cache_bytes
+    (attempt,) = record["attempts"]
+    grown = {k: v - before.get(k, 0.0) for k, v in after.items()}
+    took = 2 * (attempt["ended_at"] - attempt["started_at"])
+    assert grown["warpcache_useful_worker_seconds_total"] == pytest.approx(took)
+    assert grown["warpcache_steps_made_total"] == SIZE["num_inference_steps"]
+    decided = [v for k, v in grown.items() if k.startswith("warpcache_decisions_total")]
+    assert sum(decided) == len(alone.stats.records)
+    assert after["warpcache_ranks_ready"] == 2
     decided = {k: v for k, v in alone.stats.summary().items() if k not in OF_ONE_RANK}
     assert {k: v for k, v in record["cache"].items() if k not in OF_ONE_RANK} == decided
     same = record["result"]["latents_sha256"] == alone.latents_sha256

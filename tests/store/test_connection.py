@@ -4,13 +4,14 @@ import asyncio
 import logging
 import os
 import signal
+from types import SimpleNamespace
 
 import pytest
-from redis.exceptions import ResponseError
+from redis.exceptions import ConnectionError, ResponseError
 
 from warpcache_ray.errors import InvalidConfig, Unavailable
 from warpcache_ray.store import connection
-from warpcache_ray.store.connection import answers, check, connect
+from warpcache_ray.store.connection import Answers, answers, check, connect
 from warpcache_ray.store.events import Event
 from warpcache_ray.store.jobs import JobStore, Place, Record
 
@@ -137,3 +138,29 @@ def test_errors_of_our_own_stay_what_they_are():
     """A wrong command isn't the server's unavailability."""
     with pytest.raises(ResponseError, match="WRONGTYPE"), answers():
         raise ResponseError("WRONGTYPE Operation against a key")
+
+
+def test_failures_and_the_time_away_are_counted(monkeypatch):
+    """From the first call that fails to the next one that doesn't, or until now; our own errors are none."""
+    clock = SimpleNamespace(now=10.0)
+    monkeypatch.setattr(connection.time, "monotonic", lambda: clock.now)
+    account = Answers()
+
+    def call(error=None):
+        with account():
+            if error is not None:
+                raise error
+
+    call()
+    assert (account.failures, account.away_s, account.away) == (0, 0.0, False)
+    for clock.now in (11.0, 13.0):
+        with pytest.raises(Unavailable):
+            call(ConnectionError("gone"))
+    clock.now = 14.0
+    assert (account.failures, account.away_s, account.away) == (2, 3.0, True)
+    clock.now = 15.0
+    call()
+    with pytest.raises(ResponseError):
+        call(ResponseError("WRONGTYPE"))
+    clock.now = 99.0
+    assert (account.failures, account.away_s, account.away) == (2, 4.0, False)

@@ -185,6 +185,20 @@ async def test_a_full_server_is_unavailable_for_writes(store, redis):
     assert await store.load() == [second]
 
 
+async def test_decisions_lie_beside_a_record(store, redis):
+    """Those of each attempt; they don't come with the record, and go with it; without one none are kept."""
+    await store.keep_decisions("job_1", 1, {"cond": [1]})
+    assert await redis.keys("*") == []
+    await store.create(FIRST)
+    for fence in (1, 2):
+        await store.keep_decisions("job_1", fence, {"cond": [fence, None, "猫"]})
+    assert await store.decisions("job_1", 2) == {"cond": [2, None, "猫"]}
+    assert await store.decisions("job_1", 3) is None
+    assert await store.get("job_1") == FIRST
+    await store.remove("job_1")
+    assert await redis.keys("*") == []
+
+
 @pytest.mark.parametrize("write", ["create", "swap"])
 async def test_a_write_whose_answer_was_lost_is_known_as_stored(
     write, store, server, loses_one_answer

@@ -94,6 +94,11 @@ class Decision:
         """True for REUSE and WARP."""
         return self.action is not Action.RECOMPUTE
 
+    @property
+    def kind(self) -> str:
+        """It in a word: `recompute`, `reuse`, or how a WARP approximates (`forecast`, `blend+spatial`, ...)."""
+        return "+".join(self.operators) or self.action.value
+
 
 @dataclass(frozen=True, slots=True)
 class Features:

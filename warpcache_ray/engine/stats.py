@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import resource
 import time
 from dataclasses import asdict, dataclass, field
@@ -23,6 +24,12 @@ class Record:
     blocks_run: int
     blocks_skipped: int
     layer: int | None = None
+
+    @property
+    def site(self) -> str:
+        """Transformer and branch (and block, where each decides for itself), dotted."""
+        name = f"{self.transformer}.{self.branch}"
+        return name if self.layer is None else f"{name}.{self.layer}"
 
 
 @dataclass(slots=True)
@@ -104,6 +111,14 @@ class CacheStats:
         total = self.blocks_run + self.blocks_skipped
         return self.blocks_run / total if total else 1.0
 
+    def by_branch(self) -> dict[str, dict[str, int]]:
+        """How many decisions of each kind there were on each branch."""
+        counts: dict[str, dict[str, int]] = {}
+        for r in self.records:
+            kinds = counts.setdefault(r.branch, {})
+            kinds[r.decision.kind] = kinds.get(r.decision.kind, 0) + 1
+        return counts
+
     def summary(self) -> dict[str, Any]:
         """Counts and shares, as job records carry them."""
         return {
@@ -127,6 +142,27 @@ class CacheStats:
         branches: dict[str, list[dict[str, Any]]] = {}
         for r in self.records:
             row = {"step": r.step, **asdict(r.decision)}
-            name = f"{r.transformer}.{r.branch}"
-            branches.setdefault(name if r.layer is None else f"{name}.{r.layer}", []).append(row)
+            branches.setdefault(r.site, []).append(row)
         return {"policy": self.policy, **self.summary(), "branches": branches}
+
+    def timeline(self) -> dict[str, dict[str, list[Any]]]:
+        """Every decision by transformer and branch, in columns: step, kind, drift and threshold to four digits (None
+        where none was measured, or it isn't finite), reason."""
+        columns: dict[str, dict[str, list[Any]]] = {}
+        for r in self.records:
+            decision = r.decision
+            row = {
+                "step": r.step,
+                "decision": decision.kind,
+                "drift": _rounded(decision.drift),
+                "threshold": _rounded(decision.threshold),
+                "reason": decision.reason,
+            }
+            kept = columns.setdefault(r.site, {name: [] for name in row})
+            for name, value in row.items():
+                kept[name].append(value)
+        return columns
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else float(f"{value:.4g}")

@@ -74,6 +74,8 @@ class Keeper:
     fence: int
     kept: int | None = None
     """The step of the newest one."""
+    count: int = 0
+    """How many there were."""
     _pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
     _writing: Future[None] | None = None
 
@@ -95,6 +97,7 @@ class Keeper:
     def _write(self, checkpoint: Checkpoint) -> None:
         try:
             self.checkpoints.write(self.job, self.fence, checkpoint.step, checkpoint.to_bytes())
+            self.count += 1
             self.kept = checkpoint.step
         except Exception as error:
             # Each kind of storage has errors of its own.

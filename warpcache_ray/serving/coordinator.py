@@ -13,6 +13,7 @@ from warpcache_ray.config import ServiceConfig
 from warpcache_ray.errors import Cancelled, QueueFull, Unavailable
 from warpcache_ray.serving import admission, lifecycle
 from warpcache_ray.serving.admission import Rates, Turn
+from warpcache_ray.serving.attempts import Progress
 from warpcache_ray.serving.endings import Endings
 from warpcache_ray.serving.fleet import Fleet
 from warpcache_ray.serving.jobs import Jobs
@@ -22,7 +23,6 @@ from warpcache_ray.serving.lifecycle import (
     Job,
     Once,
     Order,
-    Progress,
     StaleFence,
     Status,
 )
@@ -126,6 +126,10 @@ class Coordinator:
         path: str | None = (await self._jobs()).get(job_id).result.get("path")
         return path
 
+    async def decisions(self, job_id: str) -> dict[str, Any]:
+        """What the attempt that published the job's video decided."""
+        return await (await self._jobs()).decisions(job_id)
+
     async def wait(self, job_id: str, timeout_s: float) -> dict[str, Any]:
         """The record, as soon as the job has ended or the time is over."""
         jobs = await self._jobs()
@@ -183,7 +187,7 @@ class Coordinator:
             await jobs.wake()
         else:
             await jobs.change(job_id, lambda job: lifecycle.invalidate(job, epoch))
-        self.metrics.epoch.set(epoch)
+        self.metrics.raised(epoch)
         return epoch
 
     async def claim(
@@ -213,13 +217,12 @@ class Coordinator:
         """An attempt's progress, and what it is to do at its next step."""
         jobs = await self._jobs()
         self.fleet.hear(replica, info)
-        fields = ("step", "total", "summary", "checkpoint_step")
-        done = Progress(*(totals[field] for field in fields))
+        done = Progress.told(totals)
         try:
             job = await jobs.note(job_id, lambda j: lifecycle.report(j, fence, done, time.time()))
         except StaleFence:
             return Order(cancel=True)
-        self.metrics.moved(lifecycle.attempt_id(job_id, fence), totals)
+        self.metrics.measured(job, done.drifts)
         return lifecycle.order(job, fence, self.epoch)
 
     async def control(self, job_id: str, fence: int, epoch: int, timeout_s: float) -> Order:
@@ -231,6 +234,10 @@ class Coordinator:
 
         await jobs.until(lambda: order().cancel or order().epoch > epoch, timeout_s)
         return order()
+
+    async def keep_decisions(self, job_id: str, fence: int, decisions: dict[str, Any]) -> None:
+        """Keeps an attempt's decisions, which are published when it is."""
+        await (await self._jobs()).store.keep_decisions(job_id, fence, decisions)
 
     async def finish(
         self, job_id: str, fence: int, result: dict[str, Any], error: dict[str, Any] | None
@@ -245,9 +252,7 @@ class Coordinator:
                 return lifecycle.succeed(job, fence, result, time.time())
             return lifecycle.fail(job, fence, error, time.time())
 
-        published = await endings.end(job_id, over)
-        self.metrics.attempt_over(lifecycle.attempt_id(job_id, fence))
-        return published
+        return await endings.end(job_id, over)
 
     async def hand_back(self, job_id: str, fence: int) -> bool:
         """Takes the job of an attempt back whose replica is shut down; it costs the job no attempt."""
@@ -267,8 +272,9 @@ class Coordinator:
 
     async def metrics_text(self) -> str:
         """Prometheus' text format."""
-        waiting = (await self._jobs()).having(Status.QUEUED)
-        self.metrics.queued(waiting, sum(map(self.rates.cost, waiting)))
+        jobs = await self._jobs()
+        self.metrics.standing(list(jobs), self.rates.cost, self._live(), self.config)
+        self.metrics.stored(jobs.store.answers)
         return self.metrics.text()
 
     async def _jobs(self) -> Jobs:
@@ -288,11 +294,13 @@ class Coordinator:
             url = self._server.url
         redis = connect_store(url)
         await check(redis)
-        jobs = Jobs(JobStore(redis, self.application))
+        jobs = Jobs(JobStore(redis, self.application), self.metrics.saw)
         await jobs.load()
-        self.epoch = await jobs.store.model_epoch()
+        self.metrics.know(jobs)
         self.rates = Rates.of(jobs)
-        endings = Endings(jobs, self.metrics, self.rates, lambda: self.config)
+        self.epoch = await jobs.store.model_epoch()
+        self.metrics.raised(self.epoch)
+        endings = Endings(jobs, self.rates, lambda: self.config)
         self._reaper = asyncio.create_task(self._reap(endings))
         self._courier = asyncio.create_task(Courier(jobs, lambda: self.config).run())
         return endings
@@ -312,12 +320,11 @@ class Coordinator:
 
     async def _take(self, jobs: Jobs, turn: Turn, replica: str) -> Job:
         def taken(job: Job) -> Job:
-            claimed = lifecycle.claim(job, replica, self.epoch, time.time())
+            ranks = self.config.parallel.world_size
+            claimed = lifecycle.claim(job, replica, self.epoch, time.time(), ranks)
             return replace(claimed, virtual_start=turn.start, virtual_finish=turn.finish)
 
-        job = await jobs.change(turn.job.id, taken)
-        self.metrics.queue_wait.observe(time.time() - turn.job.waits_since)
-        return job
+        return await jobs.change(turn.job.id, taken)
 
     def _record(self, jobs: Jobs, job: Job) -> dict[str, Any]:
         turns = self._turns(jobs) if job.status is Status.QUEUED else []

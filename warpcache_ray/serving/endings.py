@@ -14,7 +14,6 @@ from warpcache_ray.serving.admission import Rates
 from warpcache_ray.serving.jobs import Jobs
 from warpcache_ray.serving.leavings import Leavings, forget_checkpoints
 from warpcache_ray.serving.lifecycle import TERMINAL, Job, StaleFence, Status
-from warpcache_ray.serving.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
@@ -22,11 +21,8 @@ log = logging.getLogger(__name__)
 class Endings:
     """Transitions that may end a job or an attempt, with all that has to follow. `config` tells the one in force."""
 
-    def __init__(
-        self, jobs: Jobs, metrics: Metrics, rates: Rates, config: Callable[[], ServiceConfig]
-    ) -> None:
+    def __init__(self, jobs: Jobs, rates: Rates, config: Callable[[], ServiceConfig]) -> None:
         self.jobs = jobs
-        self.metrics = metrics
         self.rates = rates
         self._config = config
         self._leavings = Leavings()
@@ -39,7 +35,6 @@ class Endings:
         except StaleFence:
             return False
         if job.ended and not before.ended:
-            self.metrics.job_ended(job)
             self.rates.saw(job)
             await forget_checkpoints(self._config(), job)
         return True
@@ -56,11 +51,7 @@ class Endings:
             silent = now - (job.seen_at or now) >= silent_s
             return lifecycle.lose(job, fence, most, epoch, now, error) if silent else job
 
-        given_back = await self.end(job_id, lost)
-        if lifecycle.order(self.jobs.get(job_id), fence, 0).cancel:
-            self.metrics.attempt_over(lifecycle.attempt_id(job_id, fence))
-            self.metrics.lost.inc()
-        return given_back
+        return await self.end(job_id, lost)
 
     async def hand_back(self, job_id: str, fence: int) -> bool:
         """Gives the job of an attempt back whose replica is shut down, in an epoch of its own."""
@@ -69,9 +60,7 @@ class Endings:
         def returned(job: Job) -> Job:
             return lifecycle.hand_back(job, fence, epoch, time.time())
 
-        given_back = await self.end(job_id, returned)
-        self.metrics.attempt_over(lifecycle.attempt_id(job_id, fence))
-        return given_back
+        return await self.end(job_id, returned)
 
     async def reap(self) -> None:
         """One round: ends what is out of time, gives back what has lost its worker, forgets what is too old."""

@@ -24,8 +24,9 @@ def happened(before: Job | None, after: Job) -> list[Event]:
     if after.ending is not None and before.ending is None:
         found.append(Event("ending", {"attempt": after.fence, "error": after.ending}))
     if before.status is Status.RUNNING and after.status is Status.QUEUED:
-        kind = "handed_back" if after.handed_back > before.handed_back else "lost"
-        found.append(Event(kind, {"attempt": after.fence, "epoch": after.epoch}))
+        found.append(
+            Event(str(after.attempts[-1].end), {"attempt": after.fence, "epoch": after.epoch})
+        )
     if after.ended and not before.ended:
         found.append(Event(after.status.value, after.to_dict()))
     return found

@@ -212,6 +212,13 @@ def _add_jobs(router: APIRouter, service: Service) -> None:
         """What happens to the job, as Server-Sent Events from its first one to its end, or from `Last-Event-ID` on."""
         return await follow(service.ask, job_id, last, lambda job: _public(job, request))
 
+    @router.get("/jobs/{job_id}/decisions")
+    async def decisions(job_id: str) -> dict[str, Any]:
+        """What the attempt that made the video decided at each step: for every transformer and branch (and block, where
+        each decides for itself) columns of steps, kinds, drifts, thresholds and reasons."""
+        found: dict[str, Any] = await service.ask("decisions", job_id)
+        return found
+
     @router.get("/jobs/{job_id}/video", response_class=FileResponse, responses=answers.VIDEO)
     async def video(job_id: str) -> Response:
         """The finished video."""

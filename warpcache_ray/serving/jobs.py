@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from typing import Any
 
-from warpcache_ray.errors import IdempotencyConflict, NotFound, QueueFull, Unavailable
+from warpcache_ray.errors import IdempotencyConflict, JobNotReady, NotFound, QueueFull, Unavailable
+from warpcache_ray.serving.attempts import Attempt
 from warpcache_ray.serving.history import STEP, happened
 from warpcache_ray.serving.lifecycle import Delivery, Job, Once, Status
 from warpcache_ray.store.events import Event
@@ -30,10 +31,12 @@ Transition = Callable[[Job], Job]
 
 
 class Jobs:
-    """The only writer of an application's records. A change is stored first, then seen; changes follow each other."""
+    """The only writer of an application's records. A change is stored first, then seen, of which `saw` hears; changes
+    follow each other."""
 
-    def __init__(self, store: JobStore) -> None:
+    def __init__(self, store: JobStore, saw: Callable[[Job], None]) -> None:
         self.store = store
+        self._saw = saw
         self.revision = 0
         """Rises with every change but progress."""
         self._jobs: dict[str, Job] = {}
@@ -204,6 +207,20 @@ class Jobs:
             return await self.store.events.read(job_id, after)
         return []
 
+    async def decisions(self, job_id: str) -> dict[str, Any]:
+        """What the attempt that published the job's video decided at each step from the one on at which it began: by
+        transformer and branch, in columns.
+
+        Raises:
+            NotFound: there is no such job (any more).
+            JobNotReady: it has no video.
+        """
+        job = self.get(job_id)
+        found = await self.store.decisions(job_id, job.fence)
+        if job.status is not Status.SUCCEEDED or found is None:
+            raise JobNotReady(f"job {job_id} is {job.status}; it has no decisions", "job_id")
+        return {"attempt": job.fence, "resumed_at": job.attempts[-1].resumed_at, "branches": found}
+
     async def until(self, happened: Callable[[], bool], timeout_s: float) -> bool:
         """Waits for what a change brings about; False when the time is over without it."""
         async with self._changed:
@@ -251,6 +268,7 @@ class Jobs:
 
     async def _see(self, job: Job) -> None:
         self._keep(job)
+        self._saw(job)
         await self.wake()
 
     def _keep(self, job: Job) -> None:
@@ -282,5 +300,9 @@ def _record(job: Job, version: int) -> Record:
 def _job(record: Record) -> Job:
     body: dict[str, Any] = record.body
     told = body.get("webhook")
-    rebuilt = {"status": Status(body["status"]), "webhook": told and Delivery(**told)}
+    rebuilt = {
+        "status": Status(body["status"]),
+        "attempts": tuple(map(Attempt.read, body["attempts"])),
+        "webhook": told and Delivery(**told),
+    }
     return Job(**{**body, **rebuilt})

@@ -14,6 +14,7 @@ from typing import Any
 
 from warpcache_ray.errors import Cancelled, WarpCacheError, WorkerLost
 from warpcache_ray.policy_spec import digest, summarize_policy
+from warpcache_ray.serving.attempts import Attempt, End, Progress
 
 
 class Status(StrEnum):
@@ -93,8 +94,6 @@ class Job:
     """What the job's first claim charged its client, see `admission`."""
     status: Status = Status.QUEUED
     fence: int = 0
-    handed_back: int = 0
-    """How many attempts ended because their replica was shut down."""
     replica: str | None = None
     started_at: float | None = None
     finished_at: float | None = None
@@ -108,7 +107,8 @@ class Job:
     ending_at: float | None = None
     checkpoint_step: int | None = None
     """How many steps a next attempt needn't make."""
-    cache: dict[str, Any] = field(default_factory=dict)
+    attempts: tuple[Attempt, ...] = ()
+    """All that were made, the newest last."""
     result: dict[str, Any] = field(default_factory=dict)
     error: dict[str, Any] | None = None
     key: str | None = None
@@ -123,6 +123,11 @@ class Job:
     def ended(self) -> bool:
         """True in a terminal state."""
         return self.status in TERMINAL
+
+    @property
+    def cache(self) -> dict[str, Any]:
+        """What the newest attempt's cache did."""
+        return self.attempts[-1].cache if self.attempts else {}
 
     @property
     def priority(self) -> str:
@@ -149,22 +154,27 @@ class Job:
         record["policy"] = summarize_policy(self.policy)
         record["policy_version"] = digest(self.policy)
         record["result"] = {k: v for k, v in self.result.items() if k != "path"}
+        record["cache"] = self.cache
+        record["attempts"] = [attempt.to_dict() for attempt in self.attempts]
         return record | {"progress": round(self.progress, 4)}
 
 
-def claim(job: Job, replica: str, epoch: int, now: float) -> Job:
-    """A new attempt by `replica`; `epoch` is the model's.
+def claim(job: Job, replica: str, epoch: int, now: float, ranks: int = 1) -> Job:
+    """A new attempt by `replica` with its `ranks`; `epoch` is the model's.
 
     Raises:
         StaleFence: the job doesn't wait any more.
     """
     if job.status is not Status.QUEUED:
         raise StaleFence(f"job {job.id} is {job.status}")
+    fence, epoch, waited = job.fence + 1, max(job.epoch, epoch), now - job.waits_since
+    attempt = Attempt(fence, replica, ranks, epoch, waited, started_at=now, seen_at=now)
     return replace(
         job,
         status=Status.RUNNING,
-        fence=job.fence + 1,
-        epoch=max(job.epoch, epoch),
+        fence=fence,
+        epoch=epoch,
+        attempts=(*job.attempts, attempt),
         replica=replica,
         started_at=now,
         seen_at=now,
@@ -186,24 +196,16 @@ def order(job: Job, fence: int, epoch: int) -> Order:
     return Order(max(job.epoch, epoch), cancel=not current or job.ending is not None)
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far an attempt is: steps made and to make, what its cache did, the step of its newest checkpoint."""
-
-    step: int
-    total: int
-    cache: dict[str, Any] = field(default_factory=dict)
-    checkpoint_step: int | None = None
-
-
 def report(job: Job, fence: int, progress: Progress, now: float) -> Job:
-    """Progress of the current attempt; renews its lease."""
+    """Progress of the current attempt; renews its lease. An older report that comes late does no more than that."""
     _check(job, fence)
+    if progress.step < job.step:
+        return replace(job, seen_at=now)
     return replace(
         job,
+        attempts=(*job.attempts[:-1], job.attempts[-1].heard(progress, now)),
         step=progress.step,
         total_steps=progress.total,
-        cache=progress.cache,
         checkpoint_step=progress.checkpoint_step or job.checkpoint_step,
         seen_at=now,
     )
@@ -214,7 +216,8 @@ def succeed(job: Job, fence: int, result: dict[str, Any], now: float) -> Job:
     if job.status is Status.SUCCEEDED and job.fence == fence:
         return job
     _check(job, fence)
-    return replace(job, status=Status.SUCCEEDED, result=result, finished_at=now)
+    job = replace(job, status=Status.SUCCEEDED, result=result, finished_at=now)
+    return _over(job, End.SUCCEEDED, now, timings=result.get("timings", {}))
 
 
 def fail(job: Job, fence: int, error: dict[str, Any], now: float) -> Job:
@@ -253,9 +256,10 @@ def lose(
     """What becomes of a job whose attempt came to nothing, for its worker is gone or for another `error` that may not
     come again: another attempt, in a new epoch and from the last checkpoint, or failure after `max_attempts`."""
     _check(job, fence)
+    job = _over(job, End.LOST, now, error["code"] if error else WorkerLost.code)
     if job.ending is not None:
         return _end(job, job.ending, now)
-    attempts = job.fence - job.handed_back
+    attempts = sum(attempt.end is not End.HANDED_BACK for attempt in job.attempts)
     if attempts >= max_attempts:
         lost = WorkerLost(f"the worker was lost in attempt {attempts} of {max_attempts}")
         if error is None or error["code"] == WorkerLost.code:
@@ -270,10 +274,8 @@ def hand_back(job: Job, fence: int, epoch: int, now: float) -> Job:
     _check(job, fence)
     if job.ending is not None:
         return _end(job, job.ending, now)
-    returned = job.handed_back + 1
-    return replace(
-        job, status=Status.QUEUED, handed_back=returned, replica=None, step=0, epoch=epoch
-    )
+    job = _over(job, End.HANDED_BACK, now, End.HANDED_BACK)
+    return replace(job, status=Status.QUEUED, replica=None, step=0, epoch=epoch)
 
 
 def attempt_id(job_id: str, fence: int) -> str:
@@ -282,8 +284,23 @@ def attempt_id(job_id: str, fence: int) -> str:
 
 
 def _end(job: Job, error: dict[str, Any], now: float) -> Job:
-    status = Status.CANCELLED if error["code"] == Cancelled.code else Status.FAILED
+    cancelled = error["code"] == Cancelled.code
+    if job.attempts and job.attempts[-1].end is None:
+        job = _over(job, End.CANCELLED if cancelled else End.FAILED, now, error["code"])
+    status = Status.CANCELLED if cancelled else Status.FAILED
     return replace(job, status=status, error=error, finished_at=now)
+
+
+def _over(
+    job: Job,
+    end: End,
+    now: float,
+    error: str | None = None,
+    timings: dict[str, float] | None = None,
+) -> Job:
+    """The job, its attempt at its end."""
+    last = job.attempts[-1].over(end, now, error, timings)
+    return replace(job, attempts=(*job.attempts[:-1], last))
 
 
 def _check(job: Job, fence: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -37,12 +38,19 @@ class _Attempt:
     counts: dict[str, Any] = field(default_factory=lambda: _totals(None))
     keeper: Keeper | None = None
     epoch: int = 0
+    resumed_at: int = 0
 
     def progress(self) -> dict[str, Any]:
         """Running totals, and the drifts so far."""
-        kept = self.keeper.kept if self.keeper else None
         place = {"step": self.step, "total": self.total, "epoch": self.epoch}
-        return {**place, "checkpoint_step": kept, **self.counts, "drifts": list(self.drifts)}
+        return {
+            **place,
+            "resumed_at": self.resumed_at,
+            "checkpoint_step": self.keeper.kept if self.keeper else None,
+            "checkpoints": self.keeper.count if self.keeper else 0,
+            **self.counts,
+            "drifts": list(self.drifts),
+        }
 
 
 class Rank:
@@ -146,7 +154,8 @@ class Rank:
         from warpcache_ray.engine.events import Generation
         from warpcache_ray.image import read_image
 
-        request = attempt["request"]
+        request, start = attempt["request"], _read(checkpoint)
+        own.resumed_at = start.step if start else 0
         fields = {f: request[f] for f in Generation.__slots__ if f in request}
         if image is not None:
             fields["image"] = read_image(image, "image")
@@ -156,7 +165,7 @@ class Rank:
             lambda event: self._on_step(own, event),
             request=attempt["job_id"],
             epoch=own.epoch,
-            checkpoint=_read(checkpoint),
+            checkpoint=start,
             decode=self.index == 0,
         )
 
@@ -187,10 +196,14 @@ class Rank:
 
         request = attempt["request"]
         form = request["output_format"]
+        began = time.perf_counter()
         data = encode(result.frames, request["fps"], form)
         # The fence in the name keeps a late attempt from overwriting the video of the one that replaced it.
         name = f"{attempt['fence']}.{form}"
+        written = time.perf_counter()
         video = Artifacts(self.config.artifacts).write(attempt["job_id"], name, data)
+        seconds = asdict(result.timings)
+        seconds |= {"encode": written - began, "store": time.perf_counter() - written}
         frames, height, width, _ = result.frames.shape
         return {
             "path": video.url,
@@ -198,7 +211,8 @@ class Rank:
             "epoch": result.epoch,
             "resumed_at": result.resumed_at,
             "warnings": self._warnings(result),
-            "timings": {k: round(v, 4) for k, v in asdict(result.timings).items()},
+            "decisions": result.stats.timeline(),
+            "timings": {stage: round(took, 4) for stage, took in seconds.items()},
             "num_frames": frames,
             "height": height,
             "width": width,
@@ -229,11 +243,9 @@ def _read(data: bytes | None) -> Checkpoint | None:
 
 
 def _totals(stats: CacheStats | None) -> dict[str, Any]:
-    counted = ("hits", "misses", "warped", "recomputed")
     return {
-        **{name: getattr(stats, name) if stats else 0 for name in counted},
+        "decisions": stats.by_branch() if stats else {},
         "cache_bytes": stats.cache_bytes if stats else 0,
-        "peak_memory_bytes": stats.peak_memory_bytes if stats else 0,
         "summary": stats.summary() if stats else {},
     }
 

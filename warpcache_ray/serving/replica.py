@@ -17,6 +17,7 @@ from warpcache_ray.config import ServiceConfig
 from warpcache_ray.errors import Cancelled, NotFound, Unavailable, WarpCacheError, WorkerLost
 from warpcache_ray.serving import handles, references
 from warpcache_ray.serving.artifacts import Artifact, Artifacts
+from warpcache_ray.serving.attempts import together
 from warpcache_ray.serving.checkpoints import Checkpoints
 from warpcache_ray.serving.lifecycle import Order
 from warpcache_ray.serving.pace import Pace, Watch, volume_of
@@ -180,6 +181,8 @@ class Replica:
         self, attempt: dict[str, Any], result: dict[str, Any], error: dict[str, Any] | None
     ) -> None:
         place = (attempt["job_id"], attempt["fence"])
+        if "decisions" in result:
+            await self._about_job("keep_decisions", *place, result.pop("decisions"))
         published = await self._about_job("finish", *place, result, error)
         if published is None:
             # Nobody knows the job any more.
@@ -222,10 +225,9 @@ class Replica:
             telling.cancel()
 
     async def _progress(self, attempt: dict[str, Any]) -> dict[str, Any]:
-        asked = self.ranks[0].progress.remote(attempt["id"])
+        asked = asyncio.gather(*[rank.progress.remote(attempt["id"]) for rank in self.ranks])
         patience = min(self.config.lease_s, self.config.slow_step_s)
-        totals: dict[str, Any] = await asyncio.wait_for(asked, patience)
-        return totals
+        return together(await asyncio.wait_for(asked, patience))
 
     async def _report(self, attempt: dict[str, Any], totals: dict[str, Any]) -> None:
         """Tells the coordinator how far the ranks are, and the ranks what it says to that."""

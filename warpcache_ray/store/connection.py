@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -89,3 +90,35 @@ def answers() -> Iterator[None]:
         if reason is None:
             raise
         raise Unavailable(f"the job store takes no writes, {reason}: {error}") from error
+
+
+class Answers:
+    """`answers`, with an account of how often the server couldn't serve, and for how long."""
+
+    def __init__(self) -> None:
+        self.failures = 0
+        self._away_s = 0.0
+        self._away_since: float | None = None
+
+    @property
+    def away_s(self) -> float:
+        """Seconds from calls that failed to the next one that didn't, or until now."""
+        since = self._away_since
+        return self._away_s + (0.0 if since is None else time.monotonic() - since)
+
+    @property
+    def away(self) -> bool:
+        """The last call failed."""
+        return self._away_since is not None
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        """Around one call."""
+        try:
+            with answers():
+                yield
+        except Unavailable:
+            self.failures += 1
+            self._away_since = self._away_since or time.monotonic()
+            raise
+        self._away_s, self._away_since = self.away_s, None

@@ -9,7 +9,7 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from warpcache_ray.store.connection import answers
+from warpcache_ray.store.connection import Answers
 from warpcache_ray.store.keys import Keys
 
 KEPT = 1000
@@ -46,20 +46,21 @@ class Event:
 class Events:
     """The streams of one application. Every method raises Unavailable when the server can't serve."""
 
-    def __init__(self, redis: Redis, keys: Keys) -> None:
+    def __init__(self, redis: Redis, keys: Keys, answers: Answers) -> None:
         self._redis = redis
         self._keys = keys
+        self._answers = answers
         self._tell_script = redis.register_script(TELL)
 
     async def tell(self, id: str, event: Event) -> None:
         """Adds an event to those of a job; one that equals the job's last is that one."""
-        with answers():
+        with self._answers():
             keys = [self._keys.job(id), self._keys.events(id)]
             await self._tell_script(keys=keys, args=arguments([event]))
 
     async def read(self, id: str, after: str = BEGIN) -> list[Event]:
         """The next events of a job after one of them, the oldest first, a limited number at a time."""
-        with answers():
+        with self._answers():
             # Any: the client's types don't know that it decodes.
             found: Any = await self._redis.xrange(self._keys.events(id), f"({after}", count=BATCH)
         return [Event(told["kind"], json.loads(told["data"]), event) for event, told in found]

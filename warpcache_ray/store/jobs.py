@@ -10,7 +10,7 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from warpcache_ray.store.connection import answers
+from warpcache_ray.store.connection import Answers
 from warpcache_ray.store.events import PUSH, Event, Events, arguments
 from warpcache_ray.store.keys import Keys, Place
 
@@ -35,9 +35,14 @@ ZADD comes first: it refuses what is no score, and a full server refuses a scrip
 unless that frees memory as ZREM does.
 """
 
+KEEP = """
+if redis.call('EXISTS', KEYS[1]) == 1 then redis.call('HSET', KEYS[2], ARGV[1], ARGV[2]) end
+"""
+"""Beside a record, for as long as that is there."""
+
 REMOVE = """
-redis.call('DEL', KEYS[1], KEYS[2])
-for place = 3, #KEYS do redis.call('ZREM', KEYS[place], ARGV[1]) end
+redis.call('DEL', KEYS[1], KEYS[2], KEYS[3])
+for place = 4, #KEYS do redis.call('ZREM', KEYS[place], ARGV[1]) end
 """
 
 ALL_IDS = """
@@ -78,8 +83,10 @@ class JobStore:
     def __init__(self, redis: Redis, application: str) -> None:
         self._redis = redis
         self._keys = Keys(application)
-        self.events = Events(redis, self._keys)
+        self.answers = Answers()
+        self.events = Events(redis, self._keys, self.answers)
         self._put_script = redis.register_script(PUT)
+        self._keep_script = redis.register_script(KEEP)
         self._remove_script = redis.register_script(REMOVE)
         self._all_ids_script = redis.register_script(ALL_IDS)
         self._raise_epoch_script = redis.register_script(RAISE_EPOCH)
@@ -95,24 +102,36 @@ class JobStore:
 
     async def get(self, id: str) -> Record | None:
         """The record as it stands, or None."""
-        with answers():
+        with self.answers():
             return _record(id, await self._redis.hgetall(self._keys.job(id)))
 
     async def remove(self, id: str) -> None:
-        """Forgets the record, if there is one, and its events."""
-        with answers():
-            keys = [self._keys.job(id), self._keys.events(id), *self._keys.places.values()]
-            await self._remove_script(keys=keys, args=[id])
+        """Forgets the record, if there is one, and what is kept beside it."""
+        with self.answers():
+            keys = [self._keys.job(id), self._keys.events(id), self._keys.decisions(id)]
+            await self._remove_script(keys=[*keys, *self._keys.places.values()], args=[id])
+
+    async def keep_decisions(self, id: str, fence: int, decisions: Any) -> None:
+        """Keeps what an attempt decided, as JSON, beside the job's record; in vain if there is none."""
+        with self.answers():
+            keys = [self._keys.job(id), self._keys.decisions(id)]
+            await self._keep_script(keys=keys, args=[fence, json.dumps(decisions)])
+
+    async def decisions(self, id: str, fence: int) -> Any:
+        """What was kept of an attempt's decisions, or None."""
+        with self.answers():
+            kept = await self._redis.hget(self._keys.decisions(id), str(fence))
+            return None if kept is None else json.loads(kept)
 
     async def ids(self, place: Place, start: int = 0, stop: int = -1) -> list[str]:
         """Who is in a place, by score, from one rank to another; both count, negative ones from the end."""
-        with answers():
+        with self.answers():
             ids = await self._redis.zrange(self._keys.places[place], start, stop)
             return [str(id) for id in ids]
 
     async def load(self) -> list[Record]:
         """All records, by score (and id, where scores are equal)."""
-        with answers():
+        with self.answers():
             ids = await self._all_ids_script(keys=list(self._keys.places.values()))
             records = []
             for first in range(0, len(ids), BATCH):
@@ -121,12 +140,12 @@ class JobStore:
 
     async def model_epoch(self) -> int:
         """The newest epoch that was raised for all jobs; 0 before the first one."""
-        with answers():
+        with self.answers():
             return int(await self._redis.get(self._keys.model_epoch) or 0)
 
     async def raise_epoch(self, of_model: bool = False) -> int:
         """A new epoch, for all jobs or for one, larger than any before (not always by one)."""
-        with answers():
+        with self.answers():
             return int(
                 await self._raise_epoch_script(
                     keys=[self._keys.epoch, self._keys.model_epoch],
@@ -137,7 +156,7 @@ class JobStore:
     async def _put(self, record: Record, before: str, events: Sequence[Event]) -> bool:
         places = dict(self._keys.places)
         place = places.pop(record.place)
-        with answers():
+        with self.answers():
             stored = await self._put_script(
                 keys=[
                     self._keys.job(record.id),

@@ -28,6 +28,10 @@ class Keys:
         """A job's record."""
         return f"{self._root}:job:{id}"
 
+    def decisions(self, id: str) -> str:
+        """What its attempts decided, by fence."""
+        return f"{self._root}:decisions:{id}"
+
     def events(self, id: str) -> str:
         """What happened to the job."""
         return f"{self._root}:events:{id}"
