@@ -14,6 +14,7 @@ import pytest
 from warpcache_ray.config import Defaults, Limits, ModelConfig, ServiceConfig
 from warpcache_ray.core.policies import POLICIES
 from warpcache_ray.errors import GenerationFailed
+from warpcache_ray.serving.answers import FinishedRecord, Health, JobRecord
 from warpcache_ray.serving.coordinator import Coordinator
 from warpcache_ray.serving.schemas import GenerateRequest
 from warpcache_ray.store.server import EmbeddedServer
@@ -251,3 +252,22 @@ async def test_descriptions(client):
     metrics = await client.get("/metrics")
     assert metrics.headers["content-type"].startswith("text/plain; version=0.0.4")
     assert "warpcache_hit_rate" in metrics.text
+
+
+@pytest.mark.parametrize("prompt", ["a", "fail"])
+async def test_records_are_as_the_description_says(prompt, client, replica):
+    """Of a job that waits, of one that succeeded and of one that failed: all fields are told of, in their types."""
+    waiting = (await client.post("/generate", json={"prompt": prompt, "policy": "never"})).json()
+    JobRecord.model_validate(waiting, extra="forbid")
+    await replica
+    ended = (await client.get(f"/jobs/{waiting['id']}")).json()
+    JobRecord.model_validate(ended, extra="forbid")
+    assert ended["attempts"]
+    Health.model_validate((await client.get("/health")).json(), extra="forbid")
+
+
+async def test_answers_that_waited_are_as_the_description_says(client, replica):
+    """With the video in the body."""
+    body = {"prompt": "a", "policy": "never", "wait": True, "response_format": "b64_json"}
+    answer = FinishedRecord.model_validate((await client.post("/generate", json=body)).json())
+    assert answer.b64_json

@@ -166,7 +166,7 @@ def routes(service: Service) -> APIRouter:
 
 
 def _add_generation(router: APIRouter, service: Service) -> None:
-    @router.post("/generate", responses=answers.VIDEO)
+    @router.post("/generate", responses=answers.FINISHED)
     async def generate(
         body: GenerateRequest, request: Request, key: IdempotencyKey = None
     ) -> Response:
@@ -202,7 +202,7 @@ async def _until_ended(
 
 
 def _add_jobs(router: APIRouter, service: Service) -> None:
-    @router.get("/jobs/{job_id}")
+    @router.get("/jobs/{job_id}", responses=answers.JOB)
     async def job(job_id: str, request: Request) -> JSONResponse:
         """The job's record: status, progress, cache summary, policy, seed, fingerprint of the latents."""
         return JSONResponse(_public(await service.ask("get", job_id), request))
@@ -224,7 +224,7 @@ def _add_jobs(router: APIRouter, service: Service) -> None:
         """The finished video."""
         return await _file(service, await service.ask("get", job_id))
 
-    @router.delete("/jobs/{job_id}")
+    @router.delete("/jobs/{job_id}", responses=answers.JOB)
     async def cancel(job_id: str, request: Request) -> JSONResponse:
         """Cancels: a queued job at once, a running one at its next step boundary."""
         return JSONResponse(_public(await service.ask("cancel", job_id), request))
@@ -238,7 +238,7 @@ def _add_admin(router: APIRouter, service: Service) -> None:
 
 
 def _add_health(router: FastAPI, service: Service) -> None:
-    @router.get("/health")
+    @router.get("/health", responses=answers.HEALTH)
     async def health() -> JSONResponse:
         """200 while a replica is ready, else 503; with the number of jobs by status."""
         found = await service.ask("health")
