@@ -192,7 +192,9 @@ class Replica:
     async def _progress(self, attempt: dict[str, Any]) -> dict[str, Any]:
         asked = self.ranks[0].progress.remote(attempt["id"])
         patience = min(self.config.lease_s, self.config.slow_step_s)
-        totals: dict[str, Any] = await asyncio.wait_for(asked, patience)
+        # Not wait_for: in Python 3.11 it forgets a cancellation that comes together with the answer.
+        async with asyncio.timeout(patience):
+            totals: dict[str, Any] = await asked
         return totals
 
     async def _report(self, attempt: dict[str, Any], totals: dict[str, Any]) -> None:
