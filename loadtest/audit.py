@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -50,13 +50,16 @@ class Finding:
         return self.verdict is Verdict.SUCCEEDED and self.outcome.video_bytes == 0
 
 
-def audit(http: Http, outcomes: Iterable[Outcome], until: float) -> list[Finding]:
-    """A finding for each acknowledged job; those at work are waited for until this time of the monotonic clock."""
+def audit(
+    http_of: Callable[[Outcome], Http], outcomes: Iterable[Outcome], until: float
+) -> list[Finding]:
+    """A finding for each acknowledged job, asked for by its own client; those at work are waited for until this time of
+    the monotonic clock."""
     asked = [outcome for outcome in outcomes if outcome.job_id is not None]
     findings: list[Finding] = []
     try:
         for outcome in asked:
-            findings.append(_finding(http, outcome, until))
+            findings.append(_finding(http_of(outcome), outcome, until))
     except GaveUp:
         # Nobody is there to tell of the others either.
         findings += [Finding(outcome, Verdict.UNFINISHED) for outcome in asked[len(findings) :]]

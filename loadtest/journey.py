@@ -20,6 +20,7 @@ PATIENCE_S = 120.0
 """How long a client tries to have an answer."""
 PAUSE_S = 0.5
 POLL_S = 0.5
+BUSY = 429
 UNANSWERED = "unanswered"
 TERMINAL = frozenset({"succeeded", "failed", "cancelled"})
 
@@ -32,7 +33,8 @@ class GaveUp(Exception):
 
 
 class Http:
-    """Requests to the service, sent again when the connection breaks or when nobody can answer (5xx)."""
+    """Requests to the service, sent again when the connection breaks, when nobody can answer (5xx), and later when it
+    was asked too often (429), unless that refuses a job."""
 
     def __init__(
         self,
@@ -54,7 +56,7 @@ class Http:
         self.resent = 0
 
     def send(self, method: str, path: str, name: str, **options: Any) -> Response:
-        """The service's own answer, below 500; `name` stands for the path in statistics.
+        """The service's own answer; `name` stands for the path in statistics.
 
         Raises:
             GaveUp: there was none in all this time.
@@ -70,7 +72,7 @@ class Http:
             if time.monotonic() > until:
                 raise GaveUp(f"{method} {path}: {problem}")
             self.resent += 1
-            time.sleep(PAUSE_S)
+            time.sleep(_pause_s(answer))
 
     def events(self, job_id: str) -> Iterator[str]:
         """The kinds of a job's events as they come, to the end; a broken stream goes on after its last event.
@@ -109,7 +111,9 @@ class Http:
             return None, error
         # A proxy that doesn't know the service yet says 404 too, but not in the service's JSON.
         typed = answer.headers.get("content-type", "").startswith("application/json")
-        if answer.ok or (answer.status_code < 500 and typed):
+        # Too much asked of a job that is there is no answer; of a new one it is a refusal.
+        final = answer.status_code < 500 and (answer.status_code != BUSY or method == "POST")
+        if answer.ok or (final and typed):
             return answer, None
         return answer, RuntimeError(f"{answer.status_code}: {answer.text[:200]}")
 
@@ -159,6 +163,12 @@ def travel(http: Http, outcome: Outcome, due: float) -> None:
         outcome.resent = http.resent
         if outcome.job_id is None and outcome.refusal is None:
             outcome.refusal = UNANSWERED
+
+
+def _pause_s(answer: Response | None) -> float:
+    if answer is None or answer.status_code != BUSY:
+        return PAUSE_S
+    return float(answer.headers.get("retry-after", PAUSE_S))
 
 
 def _travel(http: Http, outcome: Outcome, due: float) -> None:

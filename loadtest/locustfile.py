@@ -77,7 +77,7 @@ class OpenLoop:
         for arrival in islice(poisson(1.0, load_of(self.options)), self.options.warmup):
             outcome = Outcome(Arrival(0.0, arrival.body))
             self.warmup.append(outcome)
-            travel(self._http(None), outcome, time.monotonic())
+            travel(self._http(outcome), outcome, time.monotonic())
 
     def run(self) -> None:
         """The clock. Nothing that happens to a request delays the next."""
@@ -107,7 +107,7 @@ class OpenLoop:
         self.clients.join(timeout=self.options.patience)
         self.clients.kill()
         duration = time.monotonic() - self.began
-        findings = audit(self._http(None), self.outcomes, until)
+        findings = audit(self._http, self.outcomes, until)
         slo = Slo.of(self.warmup, self.options.slo_scale)
         summary = summarize(self.outcomes, findings, duration, self.dropped, slo)
         return summary | {
@@ -117,14 +117,14 @@ class OpenLoop:
         }
 
     def _travel(self, outcome: Outcome, due: float) -> None:
-        travel(self._http(outcome.arrival.client), outcome, due)
+        travel(self._http(outcome), outcome, due)
         failed = outcome.refusal or (outcome.record and outcome.record["status"] == "failed")
         problem = RuntimeError(outcome.refusal or "failed") if failed else None
         for name, seconds in spans_of(outcome).items():
             self._report("JOB", name, seconds, outcome.video_bytes, problem)
 
-    def _http(self, client: str | None) -> Http:
-        key = client or self.options.api_key
+    def _http(self, outcome: Outcome) -> Http:
+        key = outcome.arrival.client or self.options.api_key
         return Http(self.host, self.adapter, self._report, key)
 
     def _report(

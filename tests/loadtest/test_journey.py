@@ -63,12 +63,13 @@ def test_a_broken_stream_goes_on_where_it_was(service, http):
 
 @pytest.mark.parametrize("path", ["/events", "", "/video"])
 def test_each_request_is_sent_again(path, service, http):
-    """Following and downloading survive a service that is away for a moment."""
+    """Following and downloading survive a service that is away for a moment, or was asked too often."""
     outcome = Outcome(Arrival(0.0, BODY, listens=path == "/events"))
-    service.faulty.faults += [Fault("GET", path, status=502), Fault("GET", path, cut_after=0)]
+    service.faulty.faults += [Fault("GET", path, status=status) for status in (502, 429)]
+    service.faulty.faults += [Fault("GET", path, cut_after=0)]
     travel(http, outcome, time.monotonic())
     assert (outcome.record["status"], outcome.video_bytes) == ("succeeded", len(VIDEO))
-    assert outcome.resent == 2
+    assert outcome.resent == 3
 
 
 def test_a_cancellation_is_measured(service, http):

@@ -21,7 +21,8 @@ from hubs import process_of
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 LOCUSTFILE = Path(__file__).parents[2] / "loadtest" / "locustfile.py"
-LOAD = ["--rate=1.5", "--steps=20,60", "--warmup=0", "--cancel-share=0.2", "--cancel-within=1"]
+LOAD = ["--rate=0.7", "--steps=50,100", "--warmup=0", "--cancel-share=0.2", "--cancel-within=1"]
+LOAD += ["--seed=3"]
 VICTIMS = {
     "rank": "ray::Rank",
     "replica": "ray::ServeReplica:toyworld:Replica",

@@ -133,7 +133,7 @@ def test_metrics_move(wan: httpx.Client) -> None:
     spent = attempt["ended_at"] - attempt["started_at"]
     assert grown["warpcache_useful_worker_seconds_total"] == pytest.approx(spent)
     stages = {k: v for k, v in grown.items() if k.startswith("warpcache_stage_seconds_total") and v}
-    assert len(stages) == len(job["result"]["timings"]) == 4
+    assert len(stages) == len(job["result"]["timings"]) == 5
     assert 0 < sum(stages.values()) < spent
     assert after["warpcache_peak_memory_bytes"] >= job["cache"]["peak_memory_bytes"] > 0
 

@@ -227,7 +227,9 @@ class Replica:
     async def _progress(self, attempt: dict[str, Any]) -> dict[str, Any]:
         asked = asyncio.gather(*[rank.progress.remote(attempt["id"]) for rank in self.ranks])
         patience = min(self.config.lease_s, self.config.slow_step_s)
-        return together(await asyncio.wait_for(asked, patience))
+        # Not wait_for: in Python 3.11 it forgets a cancellation that comes together with the answer.
+        async with asyncio.timeout(patience):
+            return together(await asked)
 
     async def _report(self, attempt: dict[str, Any], totals: dict[str, Any]) -> None:
         """Tells the coordinator how far the ranks are, and the ranks what it says to that."""

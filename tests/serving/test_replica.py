@@ -1,0 +1,65 @@
+"""What the replica does between its ranks and the coordinator, with both played by the test."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hubs import CONFIG, INFO, SOON, totals
+
+from warpcache_ray.serving.lifecycle import Order
+from warpcache_ray.serving.pace import Pace
+from warpcache_ray.serving.replica import Replica
+
+ATTEMPT = {"id": "job_1#1", "job_id": "job_1", "fence": 1, "epoch": 0}
+ATTEMPT |= {"request": {"height": 32, "width": 32, "num_frames": 9}}
+
+
+def _remote(method: Any) -> SimpleNamespace:
+    return SimpleNamespace(remote=method)
+
+
+async def test_an_attempt_ends_while_its_progress_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rank tells how far it is in the very moment in which the attempt ends: the outcome is published, and nothing
+    goes on to report of it."""
+    told, asked = [], asyncio.get_running_loop().create_future()
+    ended: list[tuple[Any, ...]] = []
+
+    async def generated(attempt: dict[str, Any]) -> tuple[dict[str, Any], None]:
+        await asyncio.sleep(0.01)
+        return {"bytes": 1}, None
+
+    def progress(attempt: str) -> asyncio.Future[dict[str, Any]]:
+        told.append(attempt)
+        if len(told) == 1:
+            return asked
+        done = asyncio.get_running_loop().create_future()
+        done.set_result(totals(4))
+        return done
+
+    async def listen(*_: Any) -> Order:
+        if not asked.done():
+            asked.set_result(totals(4))
+        return Order()
+
+    async def never(*_: Any) -> Order:
+        await asyncio.sleep(60)
+        return Order()
+
+    async def finish(*outcome: Any) -> bool:
+        ended.append(outcome)
+        return True
+
+    # Not by its constructor, which asks Serve who it is.
+    replica = object.__new__(Replica)
+    replica.config, replica.id, replica.info, replica.failed = CONFIG, "replica_1", INFO, None
+    replica.pace = Pace(20.0, 30.0, 600.0)
+    replica.ranks = [SimpleNamespace(progress=_remote(progress))]
+    replica.coordinator = SimpleNamespace(
+        report=_remote(listen), control=_remote(never), finish=_remote(finish)
+    )
+    monkeypatch.setattr(replica, "_generate", generated)
+    await asyncio.wait_for(replica._run(ATTEMPT), SOON)
+    assert ended == [("job_1", 1, {"bytes": 1}, None)]
