@@ -77,7 +77,7 @@ def test_other_fences_are_stale(move, fence):
         MOVES[move](RUNNING, fence)
 
 
-@pytest.mark.parametrize("status", TERMINAL)
+@pytest.mark.parametrize("status", sorted(TERMINAL))
 def test_ended_jobs_ignore_cancellation(status):
     """A terminal state isn't left, also not by DELETE."""
     job = replace(RUNNING, status=status)

@@ -14,6 +14,7 @@ from warpcache_ray.serving.pace import Pace
 from warpcache_ray.serving.replica import Replica
 
 ATTEMPT = {"id": "job_1#1", "job_id": "job_1", "fence": 1, "epoch": 0}
+TOLD = totals(4) | {"summary": {}}
 ATTEMPT |= {"request": {"height": 32, "width": 32, "num_frames": 9}}
 
 
@@ -36,12 +37,12 @@ async def test_an_attempt_ends_while_its_progress_is_told(monkeypatch: pytest.Mo
         if len(told) == 1:
             return asked
         done = asyncio.get_running_loop().create_future()
-        done.set_result(totals(4))
+        done.set_result(TOLD)
         return done
 
     async def listen(*_: Any) -> Order:
         if not asked.done():
-            asked.set_result(totals(4))
+            asked.set_result(TOLD)
         return Order()
 
     async def never(*_: Any) -> Order:
@@ -55,6 +56,7 @@ async def test_an_attempt_ends_while_its_progress_is_told(monkeypatch: pytest.Mo
     # Not by its constructor, which asks Serve who it is.
     replica = object.__new__(Replica)
     replica.config, replica.id, replica.info, replica.failed = CONFIG, "replica_1", INFO, None
+    replica.draining = False
     replica.pace = Pace(20.0, 30.0, 600.0)
     replica.ranks = [SimpleNamespace(progress=_remote(progress))]
     replica.coordinator = SimpleNamespace(
