@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from warpcache_ray.config import ModelConfig, ServiceConfig, load_application, parse_config
+from warpcache_ray.config import ModelConfig, load_application, parse_config
 from warpcache_ray.core.policies.never import Never
 from warpcache_ray.errors import InvalidConfig, InvalidPolicy
 from warpcache_ray.policy_spec import parse_policy
@@ -34,16 +34,14 @@ def test_a_model_is_enough():
         config.replicas = 2
 
 
-@pytest.mark.parametrize(
-    ("results", "beside"),
-    [("/data", "/data"), ("s3://bucket/videos", ServiceConfig(ModelConfig("x")).artifacts)],
-)
-def test_what_is_kept_beside_the_results(results, beside):
-    """Store and checkpoints are in folders of their own there; if that is no folder, where results are by default."""
-    config = parse_config({"model": MODEL, "results": results})
-    assert config.artifacts == results
-    assert str(config.store_folder) == f"{beside}/store"
-    assert config.checkpoints == f"{beside}/checkpoints"
+def test_what_is_kept_beside_the_results():
+    """Store and checkpoints are in folders of their own there; checkpoints also where results are kept at a URL, and
+    where a place is given for them."""
+    config = parse_config({"model": MODEL, "results": "/data"})
+    assert (config.artifacts, str(config.store_folder)) == ("/data", "/data/store")
+    assert config.checkpoints == "/data/checkpoints"
+    for place in ({"results": "s3://b/v"}, {"checkpoint_url": "s3://b/v/"}):
+        assert parse_config({"model": MODEL, **place}).checkpoints == "s3://b/v/checkpoints"
 
 
 @pytest.mark.parametrize(

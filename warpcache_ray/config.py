@@ -152,7 +152,7 @@ class ServiceConfig:
 
     Ranks that stay at one step for `slow_step_factor` times the slowest step so far (and for `slow_step_s`), or for
     `step_timeout_s` (also while they load text or decode), count as hung. Every `checkpoint_every` steps (0: never) a
-    job's state is kept at `checkpoint_url` (a folder beside the results, if none is given). `results` is where videos
+    job's state is kept under `checkpoint_url` (beside the results, if none is given). `results` is where videos
     are kept, for `result_ttl_s` after their job's end; both are folders, or URLs of any kind that fsspec knows.
 
     Clients of a priority share the replicas by `client_weights`; who isn't named there has 1. A client goes by its
@@ -215,8 +215,8 @@ class ServiceConfig:
 
     @property
     def checkpoints(self) -> str:
-        """Where checkpoints are kept."""
-        return self.checkpoint_url or str(self.local_folder / "checkpoints")
+        """Where checkpoints are kept: apart from videos, for they are taken away by themselves."""
+        return f"{(self.checkpoint_url or self.artifacts).rstrip('/')}/checkpoints"
 
     @property
     def artifacts(self) -> str:

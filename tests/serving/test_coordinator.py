@@ -1,6 +1,7 @@
 """The coordinator as plain asyncio, without Ray."""
 
 import asyncio
+import threading
 from dataclasses import replace
 
 import pytest
@@ -13,8 +14,11 @@ from warpcache_ray.errors import (
     QueueFull,
     WorkerLost,
 )
+from warpcache_ray.serving import endings
+from warpcache_ray.serving.artifacts import Artifacts
 from warpcache_ray.serving.checkpoints import Checkpoints
-from warpcache_ray.serving.lifecycle import Order
+from warpcache_ray.serving.jobs import Jobs
+from warpcache_ray.serving.lifecycle import Order, new_id
 
 
 async def test_measurements_of_a_policy_go_to_the_replica_alone(hub):
@@ -147,17 +151,71 @@ async def test_a_stale_attempt_publishes_nothing(error, hub):
 
 async def test_results_expire(reaped, tmp_path):
     """After its time a job and its video are gone; the reaper goes on."""
-    video = tmp_path / "v.mp4"
-    video.write_bytes(b"v")
     job_id = await submit(reaped)
+    video = Artifacts(str(tmp_path)).write(job_id, "1.mp4", b"v")
     await claim(reaped)
-    await reaped.finish(job_id, 1, {"path": str(video)}, None)
+    await reaped.finish(job_id, 1, {"path": video.url}, None)
     await reaped.configure(replace(CONFIG, result_ttl_s=1e-6))
     with pytest.raises(NotFound):
         await until(reaped, job_id, "gone")
     async with asyncio.timeout(SOON):
-        while video.exists():
+        while list(tmp_path.iterdir()):
             await asyncio.sleep(0.005)
+
+
+async def test_what_storage_keeps_has_its_record(reaped, tmp_path, monkeypatch):
+    """Files that can't be taken away are tried again, and known until then; nobody is told of the job any more."""
+    monkeypatch.setattr(endings, "AGAIN_S", 0.01)
+    refused: list[str] = []
+    forget = Artifacts.forget
+
+    def forgets(self: Artifacts, job: str) -> bool:
+        if len(refused) < 3:
+            refused.append(job)
+            return False
+        return forget(self, job)
+
+    remove, left = Jobs.remove, []
+
+    async def removes(self: Jobs, job: str) -> None:
+        left.append(list(tmp_path.iterdir()))
+        await remove(self, job)
+
+    monkeypatch.setattr(Artifacts, "forget", forgets)
+    monkeypatch.setattr(Jobs, "remove", removes)
+    job_id = await submit(reaped)
+    video = Artifacts(str(tmp_path)).write(job_id, "1.mp4", b"v")
+    await claim(reaped)
+    await reaped.finish(job_id, 1, {"path": video.url}, None)
+    await reaped.configure(replace(CONFIG, result_ttl_s=1e-6, checkpoint_every=0))
+    with pytest.raises(NotFound):
+        await until(reaped, job_id, "gone")
+    store = (await reaped._jobs()).store
+    async with asyncio.timeout(SOON):
+        while await store.get(job_id) is not None:
+            await asyncio.sleep(0.005)
+    assert refused == [job_id] * 3
+    assert left == [[]]
+
+
+async def test_nobody_waits_for_slow_storage(reaped, tmp_path, monkeypatch):
+    """While it hangs, jobs end, leases are watched and queued jobs cancelled."""
+    hangs = threading.Event()
+    monkeypatch.setattr(Artifacts, "forget", lambda *_: hangs.wait(SOON * 2))
+    await reaped.configure(replace(CONFIG, results=str(tmp_path), lease_s=0.05))
+    try:
+        for _ in range(3):
+            job_id = await submit(reaped)
+            await claim(reaped)
+            async with asyncio.timeout(SOON):
+                await reaped.finish(job_id, 1, {"path": f"{tmp_path}/{job_id}/1.mp4"}, None)
+        async with asyncio.timeout(SOON):
+            lost = await submit(reaped)
+            assert await claim(reaped) == (lost, 1)
+            assert await claim(reaped) == (lost, 2)
+            await reaped.cancel(await submit(reaped))
+    finally:
+        hangs.set()
 
 
 @pytest.mark.parametrize("running", [False, True])
@@ -207,10 +265,43 @@ async def test_checkpoints_go_when_the_job_ends(hub, tmp_path):
     for error in (None, GenerationFailed("x").to_dict()):
         job_id = await submit(hub)
         await claim(hub)
-        Checkpoints(str(tmp_path), CONFIG.model.version).write(job_id, 1, 2, b"state")
-        assert Checkpoints(str(tmp_path), CONFIG.model.version).newest(job_id) == b"state"
+        kept = Checkpoints(hub.config.checkpoints, CONFIG.model.version)
+        kept.write(job_id, 1, 2, b"state")
+        assert kept.newest(job_id) == b"state"
         await hub.finish(job_id, 1, {}, error)
-        assert list(tmp_path.iterdir()) == []
+        async with asyncio.timeout(SOON):
+            while kept.newest(job_id):
+                await asyncio.sleep(0.005)
+
+
+async def test_checkpoints_go_alone(hub, tmp_path):
+    """A video stays when they go, also where both are to be kept in the same place."""
+    place = str(tmp_path)
+    await hub.configure(replace(CONFIG, results=place, checkpoint_url=place))
+    job_id = await submit(hub)
+    await claim(hub)
+    kept = Checkpoints(hub.config.checkpoints, CONFIG.model.version)
+    kept.write(job_id, 1, 2, b"state")
+    video = Artifacts(hub.config.artifacts).write(job_id, "1.mp4", b"v")
+    await hub.finish(job_id, 1, {"path": video.url}, None)
+    async with asyncio.timeout(SOON):
+        while kept.newest(job_id):
+            await asyncio.sleep(0.005)
+    assert video.read() == b"v"
+
+
+async def test_an_image_is_found_where_it_was_kept(hub, tmp_path):
+    """Also after results are kept elsewhere; it goes with its job, wherever it is."""
+    await hub.configure(replace(CONFIG, results=str(tmp_path / "old")))
+    job_id = new_id()
+    image = Artifacts(hub.config.artifacts).write(job_id, "image.png", b"i")
+    await hub.submit({"prompt": "a"}, {"name": "never"}, "a", None, job_id, image.url)
+    await hub.configure(replace(CONFIG, results=str(tmp_path / "new")))
+    assert (await hub.claim("replica_1", INFO, SOON))["image"] == image.url
+    assert "image" not in await hub.get(job_id)
+    await hub.finish(job_id, 1, {}, None)
+    assert await hub.remove(job_id)
+    assert list((tmp_path / "old").iterdir()) == []
 
 
 async def test_health_tells_of_live_replicas_and_jobs(hub):

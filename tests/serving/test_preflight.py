@@ -99,6 +99,14 @@ def test_a_store_of_ones_own_is_tried(store_server):
         check_store(ServiceConfig(ModelConfig("x"), store=StoreConfig("redis://127.0.0.1:1")), 1)
 
 
+def test_jobs_are_kept_where_videos_cant_say():
+    """Results at a URL leave the embedded store without a folder: it has to be named, or a server."""
+    config = ServiceConfig(ModelConfig("x"), results="memory://videos")
+    with pytest.raises(InvalidConfig, match=r"store\.folder = ''.*results = 'memory://videos'"):
+        check_store(config, 1)
+    check_store(replace(config, store=StoreConfig(folder="/data/jobs")), 1)
+
+
 NO_KEYS = ServiceConfig(ModelConfig("x"))
 
 
@@ -144,7 +152,7 @@ def test_a_place_for_files_is_tried(field, tmp_path):
         with pytest.raises(InvalidConfig) as caught:
             check_storage(ServiceConfig(ModelConfig("x"), **{**fine, field: place}))
         assert caught.value.param == field
-        assert repr(place) in caught.value.message
+        assert place in caught.value.message
 
 
 def test_checkpoints_need_no_place_where_none_are_kept(tmp_path):

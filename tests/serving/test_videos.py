@@ -61,7 +61,8 @@ async def begin(hub: Coordinator) -> dict[str, Any]:
 async def end(hub: Coordinator, attempt: dict[str, Any], folder: Path) -> Path:
     """The replica makes the attempt's video, as large as asked for."""
     request = attempt["request"]
-    path = folder / f"{attempt['job_id']}.{request['output_format']}"
+    path = folder / attempt["job_id"] / f"{attempt['fence']}.{request['output_format']}"
+    path.parent.mkdir()
     size = {name: request[name] for name in ("num_frames", "height", "width")}
     frames = np.zeros((*size.values(), 3), np.uint8)
     frames[:] = np.linspace(0, 255, len(frames)).astype(np.uint8)[:, None, None, None]
@@ -203,7 +204,7 @@ async def test_deleting_a_finished_video(openai, client, replica, tmp_path):
     assert len(list(tmp_path.iterdir())) == 2
     gone = await openai.videos.delete(video.id)
     assert (gone.id, gone.object, gone.deleted) == (video.id, "video.deleted", True)
-    assert [p.stem for p in tmp_path.iterdir()] == [kept.id.replace("video_", "job_")]
+    assert [p.name for p in tmp_path.iterdir()] == [kept.id.replace("video_", "job_")]
     for method in ("retrieve", "delete", "download_content"):
         with pytest.raises(NotFoundError, match=video.id):
             await getattr(openai.videos, method)(video.id)

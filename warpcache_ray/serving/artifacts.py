@@ -98,8 +98,8 @@ class Artifacts:
         found = (path.rsplit("/", 1)[-1] for path in system.ls(folder, detail=False))
         return [name for name in found if not name.endswith(PART)]
 
-    def forget(self, job: str) -> None:
-        """Takes away all of a job's, parts too. Where that can't be done, it stays, with a warning."""
+    def forget(self, job: str) -> bool:
+        """Takes away all of a job's, parts too. Where that can't be done, it stays, with a warning and False."""
         try:
             system, folder = self._folder(job)
             if system.exists(folder):
@@ -107,6 +107,8 @@ class Artifacts:
         except Exception as error:
             # Each kind of storage has errors of its own.
             log.warning("%s of %s stays: %s", self.url, job, error)
+            return False
+        return True
 
     def check(self, field: str) -> None:
         """The place can be written to.

@@ -43,9 +43,9 @@ class Checkpoints:
                 return self._artifacts.artifact(job, place.name).read()
         return None
 
-    def forget(self, job: str) -> None:
-        """Forgets all of a job's. Where they can't be taken away, they stay, with a warning."""
-        self._artifacts.forget(job)
+    def forget(self, job: str) -> bool:
+        """Forgets all of a job's. Where they can't be taken away, they stay, with a warning and False."""
+        return self._artifacts.forget(job)
 
     @property
     def _artifacts(self) -> Artifacts:

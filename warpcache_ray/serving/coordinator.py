@@ -94,8 +94,10 @@ class Coordinator:
         client: str = ANONYMOUS,
         once: Once | None = None,
         job_id: str | None = None,
+        image: str | None = None,
     ) -> dict[str, Any]:
-        """Takes a job in, by `job_id` if that is given; where the request's idempotency key stands for one, that is it.
+        """Takes a job in, by `job_id` if that is given, its image being where `image` says; where the request's
+        idempotency key stands for one, that is it.
 
         Raises:
             IdempotencyConflict: the key stands for another request.
@@ -107,7 +109,7 @@ class Coordinator:
         deadline = None if patience is None else now + patience
         job = Job(job_id or lifecycle.new_id(), request, policy, now, client, deadline_at=deadline)
         job = replace(job, busy_since=admission.busy_since(jobs.active, job.priority, now))
-        job = replace(job, webhook=planned(job, self.config.webhooks))
+        job = replace(job, image=image, webhook=planned(job, self.config.webhooks))
         try:
             job = await jobs.add(job, self.config.model.limits.queue, once)
         except QueueFull as full:
@@ -167,11 +169,11 @@ class Coordinator:
 
     async def remove(self, job_id: str) -> bool:
         """Hides an ended job and deletes its video; asks for the end of any other. Whether it was at its end."""
-        jobs = await self._jobs()
-        job = jobs.get(job_id)
+        endings = await self._endings()
+        job = endings.jobs.get(job_id)
         if job.ended:
-            await jobs.change(job_id, lambda job: replace(job, removed=True))
-            await forget_artifacts(self.config, job)
+            await endings.jobs.change(job_id, lambda job: replace(job, removed=True))
+            await endings.leavings.begin(forget_artifacts, self.config, job)
         else:
             await self.cancel(job_id)
         return job.ended
@@ -209,6 +211,7 @@ class Coordinator:
             "epoch": job.epoch,
             "request": job.request,
             "policy": job.policy,
+            "image": job.image,
         }
 
     async def report(
@@ -345,7 +348,7 @@ class Coordinator:
                 if self._server is not None:
                     # Returns at once where it lives.
                     await asyncio.to_thread(self._server.start)
-                await endings.jobs.settle()
+                await endings.settle()
                 await endings.reap()
             except Unavailable as error:
                 log.warning("the store is away: %s", error.message)

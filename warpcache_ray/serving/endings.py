@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 from warpcache_ray.config import ServiceConfig
@@ -12,10 +14,18 @@ from warpcache_ray.errors import NotFound, Unavailable
 from warpcache_ray.serving import admission, lifecycle
 from warpcache_ray.serving.admission import Rates
 from warpcache_ray.serving.jobs import Jobs
-from warpcache_ray.serving.leavings import Leavings, forget_checkpoints
+from warpcache_ray.serving.leavings import (
+    Leavings,
+    forget_all,
+    forget_artifacts,
+    forget_checkpoints,
+)
 from warpcache_ray.serving.lifecycle import TERMINAL, Job, StaleFence, Status
 
 log = logging.getLogger(__name__)
+
+AGAIN_S = 60.0
+"""When to try again to take away what storage didn't let go."""
 
 
 class Endings:
@@ -25,7 +35,9 @@ class Endings:
         self.jobs = jobs
         self.rates = rates
         self._config = config
-        self._leavings = Leavings()
+        self.leavings = Leavings()
+        self._going: dict[str, asyncio.Task[None]] = {}
+        """Of jobs that are being taken away."""
 
     async def end(self, job_id: str, transition: Callable[[Job], Job]) -> bool:
         """Makes a transition that may end the job; False if a stale attempt asked for it."""
@@ -36,7 +48,7 @@ class Endings:
             return False
         if job.ended and not before.ended:
             self.rates.saw(job)
-            await forget_checkpoints(self._config(), job)
+            self.leavings.begin(forget_checkpoints, self._config(), job)
         return True
 
     async def lose(
@@ -99,6 +111,27 @@ class Endings:
         elif job.status is Status.RUNNING and now - (job.seen_at or now) > config.lease_s:
             await self.lose(job.id, job.fence, config.lease_s)
 
+    async def settle(self) -> None:
+        """Takes away what is left of jobs that weren't taken in."""
+        for job in await self.jobs.settle():
+            self.leavings.begin(forget_artifacts, self._config(), job)
+
     async def _forget(self, job: Job) -> None:
-        await self.jobs.remove(job.id)
-        self._leavings.forget(self._config(), job)
+        """Hides the job, and begins to take it away."""
+        if job.id in self._going:
+            return
+        if not job.removed:
+            job = await self.jobs.change(job.id, lambda job: replace(job, removed=True))
+        self._going[job.id] = asyncio.create_task(self._take_away(job))
+
+    async def _take_away(self, job: Job) -> None:
+        """First the files, then the record, which tells where they are; if that fails, it is tried again some time."""
+        try:
+            if await self.leavings.begin(forget_all, self._config(), job):
+                await self.jobs.remove(job.id)
+            else:
+                await asyncio.sleep(AGAIN_S)
+        except Unavailable as error:
+            log.warning("the record of %s stays: %s", job.id, error.message)
+        finally:
+            del self._going[job.id]

@@ -111,23 +111,31 @@ class Service:
         check_shape(fields, model.limits, info)
         check_reference(asked.reference, asked.image_field, info)
         self.limiter.take("submissions", self.caller.name, self.caller.rate)
-        job_id = new_id()
-        if asked.reference is not None:
-            size = _size(fields)
-            kept = await self.images.take(job_id, asked.reference, asked.image_field, size)
-            fields["image"] = kept
-        # The image is there first, so that no job is ever without its own.
-        return await self._hand_over(job_id, fields, policy, self.caller.name, once)
+        rest = (policy, self.caller.name, once)
+        if asked.reference is None:
+            job: dict[str, Any] = await self.ask("submit", fields, *rest)
+            return job
+        # To its end, also if the client leaves: no image is to be left without its job.
+        return await asyncio.shield(self._submit_with_image(asked, fields, *rest))
 
-    async def _hand_over(self, job_id: str, fields: dict[str, Any], *rest: Any) -> dict[str, Any]:
+    async def _submit_with_image(
+        self, asked: VideoFields, fields: dict[str, Any], *rest: Any
+    ) -> dict[str, Any]:
+        assert asked.reference is not None
+        job_id, size = new_id(), _size(fields)
+        # The image is there first, so that no job is ever without its own.
+        kept = await self.images.take(job_id, asked.reference, asked.image_field, size)
+        url = self.images.url(job_id)
         try:
-            job: dict[str, Any] = await self.ask("submit", fields, *rest, job_id)
+            job: dict[str, Any] = await self.ask(
+                "submit", fields | {"image": kept}, *rest, job_id, url
+            )
         except WarpCacheError as error:
-            # Without an answer it may have been taken in all the same.
-            if "image" in fields and not isinstance(error, Unavailable):
+            # Without an answer it may have been taken in all the same; else the coordinator takes the image away.
+            if not isinstance(error, Unavailable):
                 await self.images.forget(job_id)
             raise
-        if "image" in fields and job["id"] != job_id:
+        if job["id"] != job_id:
             await self.images.forget(job_id)
         return job
 

@@ -49,7 +49,7 @@ class Jobs:
         self._told: dict[str, Job] = {}
         """As the events have it."""
         self._told_at: dict[str, float] = {}
-        self._doubtful: set[str] = set()
+        self._doubtful: dict[str, Job] = {}
         self._changing = asyncio.Lock()
         self._changed = asyncio.Condition()
 
@@ -141,7 +141,7 @@ class Jobs:
                 created = await self.store.create(_record(job, 1), events)
             except Unavailable:
                 # Its answer may have been lost, not the job, which nobody knows of.
-                self._doubtful.add(job.id)
+                self._doubtful[job.id] = job
                 raise
             assert created
             self._versions[job.id] = 1
@@ -180,11 +180,13 @@ class Jobs:
             log.warning("progress of %s isn't stored: %s", job_id, error)
         return job
 
-    async def settle(self) -> None:
-        """Takes away what the store may hold of jobs that weren't taken in."""
-        for job_id in list(self._doubtful):
-            await self.store.remove(job_id)
-            self._doubtful.discard(job_id)
+    async def settle(self) -> list[Job]:
+        """Takes away what the store may hold of jobs that weren't taken in; these."""
+        settled = list(self._doubtful.values())
+        for job in settled:
+            await self.store.remove(job.id)
+            del self._doubtful[job.id]
+        return settled
 
     async def remove(self, job_id: str) -> None:
         """Forgets a job."""

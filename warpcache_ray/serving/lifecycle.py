@@ -43,6 +43,7 @@ PRIVATE = (
     "ending_at",
     "key",
     "asked",
+    "image",
     "removed",
 )
 """Fields of a record that are nobody's business outside of the service."""
@@ -114,6 +115,8 @@ class Job:
     key: str | None = None
     """The idempotency key of the request, if it has one; `asked` is the digest that goes with it."""
     asked: str | None = None
+    image: str | None = None
+    """Where the image is that the video begins with."""
     removed: bool = False
     """Its owner wants to see no more of it. What it charged its client counts all the same."""
     webhook: Delivery | None = None

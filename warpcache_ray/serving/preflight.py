@@ -122,6 +122,12 @@ def check_store(config: ServiceConfig, nodes: int) -> None:
             f"store.url = '': the embedded store serves one node, the cluster has {nodes}; give a redis:// URL",
             "store.url",
         )
+    if "://" in config.results and not config.store.folder:
+        raise InvalidConfig(
+            f"store.folder = '': results = {config.results!r} is no folder in which the jobs could be kept too; "
+            "give one that lasts, or the store.url of a Redis",
+            "store.folder",
+        )
     EmbeddedServer(config.store_folder)
 
 

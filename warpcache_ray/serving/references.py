@@ -134,6 +134,10 @@ class Images:
             image = await asyncio.to_thread(self._normalised, data, param, size)
         return await asyncio.to_thread(self._keep, job_id, image)
 
+    def url(self, job_id: str) -> str:
+        """Where the job's image is."""
+        return self._artifacts.artifact(job_id, NAME).url
+
     async def forget(self, job_id: str) -> None:
         """For a job that isn't made."""
         await asyncio.to_thread(self._artifacts.forget, job_id)

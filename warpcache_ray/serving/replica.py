@@ -15,7 +15,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from warpcache_ray.config import ServiceConfig
 from warpcache_ray.errors import Cancelled, NotFound, Unavailable, WarpCacheError, WorkerLost
-from warpcache_ray.serving import handles, references
+from warpcache_ray.serving import handles
 from warpcache_ray.serving.artifacts import Artifact, Artifacts
 from warpcache_ray.serving.attempts import together
 from warpcache_ray.serving.checkpoints import Checkpoints
@@ -172,10 +172,9 @@ class Replica:
 
     async def _image(self, attempt: dict[str, Any]) -> bytes | None:
         """What the video is to begin with, if the request brought that; read once, so that all ranks have the same."""
-        if "image" not in attempt["request"]:
+        if attempt["image"] is None:
             return None
-        kept = Artifacts(self.config.artifacts).artifact(attempt["job_id"], references.NAME)
-        return await asyncio.to_thread(kept.read)
+        return await asyncio.to_thread(Artifact(attempt["image"]).read)
 
     async def _finish(
         self, attempt: dict[str, Any], result: dict[str, Any], error: dict[str, Any] | None
