@@ -113,3 +113,16 @@ def test_approximations_are_hits_of_their_kind():
     names = ("recomputes_total", "cache_hits_total", "warp_operations_total", "cache_misses_total")
     assert [count(job, name) for name in names] == [2, 12, 9, 1]
     assert count(job, "cache_evictions_total") == 2
+
+
+def test_a_job_that_was_handed_back():
+    """All that the attempt of a replica that was shut down took is useful where the next one goes on; none is lost."""
+    job = reported(claimed(ranks=1), 4.0, 2, kept=2)
+    job = lifecycle.hand_back(job, 1, 1, 5.0)
+    job = reported(claimed(job, 7.0, ranks=1), 8.0, 3, resumed_at=2)
+    job = lifecycle.succeed(job, 2, {}, 10.0)
+    assert count(job, "attempts_ended_total", "handed_back") == 1
+    assert count(job, "recovery_seconds_total") is None
+    assert count(job, "useful_worker_seconds_total") == 3.0 + 3.0
+    assert count(job, "wasted_worker_seconds_total", "handed_back") == 0
+    assert count(job, "steps_resumed_total") == 2
