@@ -283,19 +283,24 @@ class Coordinator:
         if self._opened is None or (self._opened.done() and self._opened.exception()):
             self._opened = asyncio.create_task(self._open())
         endings = await asyncio.shield(self._opened)
+        if endings.jobs.store.superseded:
+            await endings.jobs.store.hold()
         for loop in self._loops:
             loop.keep_up()
         return endings
 
     async def _open(self) -> Endings:
-        url = self.config.store.url
+        url = self.config.store.address
         if not url:
             self._server = self._server or EmbeddedServer(self.config.store_folder)
             await asyncio.to_thread(self._server.start)
             url = self._server.url
         redis = connect_store(url)
         await check(redis)
-        jobs = Jobs(JobStore(redis, self.application), self.metrics.saw)
+        store = JobStore(redis, self.application)
+        # From here on one that is still about (its node was cut off) can't write: what is read is how things stand.
+        await store.open()
+        jobs = Jobs(store, self.metrics.saw)
         await jobs.load()
         self.metrics.know(jobs)
         self.rates = Rates.of(jobs)
@@ -350,6 +355,7 @@ class Coordinator:
 
     async def _reap(self, endings: Endings) -> None:
         await asyncio.sleep(REAP_S)
+        await endings.jobs.store.hold()
         await endings.reap()
         await endings.jobs.settle()
 

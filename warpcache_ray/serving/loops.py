@@ -32,7 +32,7 @@ class Loop:
             try:
                 await self._round()
             except Superseded as error:
-                log.error("the %s ends: %s", self._name, error.message)
+                log.warning("the %s ends: %s", self._name, error.message)
                 return
             except Unavailable as error:
                 log.warning("the %s goes on without the store: %s", self._name, error.message)

@@ -194,8 +194,8 @@ class Courier:
             return Outcome("the service failed; see its log")
 
     async def _note(self, job: Job, came: Outcome, config: WebhookConfig) -> None:
-        """Puts what became of an attempt into the job's record, however long the store doesn't take it: until then there
-        must be no other one."""
+        """Puts what became of an attempt into the job's record, however long the store refuses: until then there must
+        be no other one."""
         spread, now = random.uniform(1 - SPREAD, 1 + SPREAD), time.time()
 
         def noted(job: Job) -> Job:
