@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -9,7 +10,10 @@ from enum import StrEnum
 from typing import Any
 
 from journey import TERMINAL, GaveUp, Http, Outcome
+from requests import Response
 from sseclient import SSEClient
+
+log = logging.getLogger(__name__)
 
 PAUSE_S = 0.5
 PUBLISHED = ("status", "fence", "finished_at", "result", "error")
@@ -23,7 +27,7 @@ class Verdict(StrEnum):
     FAILED = "failed"
     CANCELLED = "cancelled"
     UNFINISHED = "unfinished"
-    """Still not at its end when the audit's time was over."""
+    """Not at its end when the audit's time was over, or nothing was said of it (to this client)."""
     LOST = "lost"
     """The service doesn't know it."""
 
@@ -57,12 +61,15 @@ def audit(
     the monotonic clock."""
     asked = [outcome for outcome in outcomes if outcome.job_id is not None]
     findings: list[Finding] = []
-    try:
-        for outcome in asked:
-            findings.append(_finding(http_of(outcome), outcome, until))
-    except GaveUp:
-        # Nobody is there to tell of the others either.
-        findings += [Finding(outcome, Verdict.UNFINISHED) for outcome in asked[len(findings) :]]
+    gone = False
+    for outcome in asked:
+        try:
+            found = None if gone else _finding(http_of(outcome), outcome, until)
+        except GaveUp as error:
+            log.warning("%s", error)
+            # Where one client had asked too often the others are heard; else nobody is there to tell of theirs.
+            found, gone = None, not error.busy
+        findings.append(found or Finding(outcome, Verdict.UNFINISHED))
     return findings
 
 
@@ -71,7 +78,7 @@ def _finding(http: Http, outcome: Outcome, until: float) -> Finding:
     while True:
         answer = http.send("GET", path, "/jobs/{id}")
         if answer.status_code != 200:
-            return Finding(outcome, Verdict.LOST)
+            return Finding(outcome, _unknown(answer, path))
         record: dict[str, Any] = answer.json()
         if record["status"] in TERMINAL:
             told = http.send("GET", f"{path}/events", "/jobs/{id}/events")
@@ -81,3 +88,11 @@ def _finding(http: Http, outcome: Outcome, until: float) -> Finding:
         if time.monotonic() > until:
             return Finding(outcome, Verdict.UNFINISHED, record)
         time.sleep(PAUSE_S)
+
+
+def _unknown(answer: Response, path: str) -> Verdict:
+    code = answer.json()["error"]["code"]
+    if (answer.status_code, code) == (404, "not_found"):
+        return Verdict.LOST
+    log.warning("GET %s: %s %s", path, answer.status_code, code)
+    return Verdict.UNFINISHED

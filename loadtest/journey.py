@@ -29,7 +29,11 @@ Report = Callable[[str, str, float, int, Exception | None], None]
 
 
 class GaveUp(Exception):
-    """No answer within the client's patience."""
+    """No answer within the client's patience; `busy`, if the service was there and had too much of this client."""
+
+    def __init__(self, message: str, busy: bool) -> None:
+        super().__init__(message)
+        self.busy = busy
 
 
 class Http:
@@ -70,7 +74,8 @@ class Http:
             if answer is not None and problem is None:
                 return answer
             if time.monotonic() > until:
-                raise GaveUp(f"{method} {path}: {problem}")
+                busy = answer is not None and answer.status_code == BUSY
+                raise GaveUp(f"{method} {path}: {problem}", busy)
             self.resent += 1
             time.sleep(_pause_s(answer))
 

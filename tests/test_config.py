@@ -174,6 +174,18 @@ def test_requests_name_no_files():
 
 
 @pytest.mark.parametrize(
+    "store", [{"ulr": "redis://:hush@h"}, {"url": ["redis://:hush@h"]}, "redis://:hush@h"]
+)
+def test_a_stores_password_is_never_shown(store):
+    """Wherever it was put by mistake; nor is it part of how a configuration is printed."""
+    with pytest.raises(InvalidConfig, match=r"^store(\.\w+)*: ") as refused:
+        parse_config({"model": MODEL, "store": store})
+    assert "hush" not in refused.value.message
+    config = parse_config({"model": MODEL, "store": {"url": "redis://:hush@h"}})
+    assert "hush" not in repr(config)
+
+
+@pytest.mark.parametrize(
     "webhooks", [{"secret": "whsec_c2hvcnQ="}, {"secert": "whsec_c2hvcnQ="}, "whsec_c2hvcnQ="]
 )
 def test_a_secret_is_never_shown(webhooks):

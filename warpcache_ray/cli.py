@@ -358,8 +358,8 @@ def _run(engine: Engine, generation: Generation, policy: Policy) -> Result:
         task = progress.add_task(policy.name, total=generation.num_inference_steps, note="")
 
         def on_step(event: StepEvent) -> Control:
-            said = " ".join(f"{b}:{d.action}" for b, d in event.decisions.items())
-            shown = f"{event.seconds * 1000:.0f} ms {said}"
+            last = {r.branch: f"{r.branch}:{r.decision.action}" for r in event.decisions}
+            shown = " ".join((f"{event.seconds * 1000:.0f} ms", *last.values()))
             progress.update(task, completed=event.index + 1, total=event.total, note=shown)
             return Control()
 

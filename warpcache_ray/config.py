@@ -93,12 +93,30 @@ class ModelConfig:
 @dataclass(frozen=True, slots=True)
 class StoreConfig:
     """The Redis server that holds the jobs (`redis://`, `rediss://`, `unix://`); with no `url` one is launched beside
-    the coordinator, with its data in `folder` (beside the results, if none is given)."""
+    the coordinator, with its data in `folder` (beside the results, if none is given). One with a password is better
+    in the environment variable `url_env` of the coordinator and of `warpcache serve`, for Serve shows a `url`."""
 
     __pydantic_config__ = _STRICT
 
-    url: str = ""
+    url: str = field(default="", repr=False)
+    url_env: str = ""
     folder: str = ""
+
+    @property
+    def address(self) -> str:
+        """The server's URL; empty for one that is launched.
+
+        Raises:
+            InvalidConfig: the environment has none where it should.
+        """
+        if not self.url_env:
+            return self.url
+        url = os.environ.get(self.url_env, "")
+        if self.url or not url:
+            wrong = "store.url is given too" if self.url else "the environment has no such variable"
+            message = f"store.url_env = {self.url_env!r}: {wrong}; give either, a redis:// URL"
+            raise InvalidConfig(message, "store.url_env")
+        return url
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,9 +336,11 @@ def _explain(error: ValidationError, kind: Any) -> tuple[str, str]:
     path = _fields(first["loc"])
     where = ".".join(path)
     unknown = first["type"] == "unexpected_keyword_argument"
-    # What stands there may be a key itself, where only its digest belongs, or the webhooks' secret.
+    # What stands there may be a key itself, where only its digest belongs, or a secret of the webhooks or the store.
     misplaced = unknown and path[0] == "access"
-    secret = kind == list[ApiKey] or "keys" in path or misplaced or path[:1] == ["webhooks"]
+    secret = (
+        kind == list[ApiKey] or "keys" in path or misplaced or path[:1] in (["webhooks"], ["store"])
+    )
     message = first["msg"].removeprefix("Value error, ")
     if unknown:
         for name in path[:-1]:

@@ -16,6 +16,7 @@ WarpCacheError
 ├── QueueFull                       429  retryable
 ├── RateLimited                     429  retryable
 ├── Unavailable                     503  retryable
+│   └── Superseded                  503  by a newer coordinator, which is to be asked
 ├── StorageFailed                   503  retryable: a file can't be kept or read; the attempt is made again
 ├── Cancelled                       499
 ├── DeadlineExceeded                504  not ready when the request wanted it
@@ -149,6 +150,10 @@ class Unavailable(WarpCacheError):
     """The service can't take requests now."""
 
     code, status, retryable = "unavailable", 503, True
+
+
+class Superseded(Unavailable):
+    """Another coordinator of the application has begun since; this one may change nothing any more."""
 
 
 class StorageFailed(WarpCacheError):

@@ -15,6 +15,7 @@ from warpcache_ray.errors import Cancelled, GenerationFailed, InvalidPolicy, Inv
 from warpcache_ray.policy_spec import parse_policy
 
 NEVER = parse_policy("never")
+EACH_BLOCK = parse_policy("warpcache", preset="fast")
 EAGER = parse_policy("first_block", threshold=10.0, max_skips=2)
 
 
@@ -37,18 +38,19 @@ def test_never_gives_plain_diffusers_latents(
     assert engine.generate(request(), NEVER).latents_sha256 == latents_sha256(plain)
 
 
-def test_events_tell_every_step(engine: Engine) -> None:
-    """One event per step, in order, with the decision of each branch; the account grows with them."""
+@pytest.mark.parametrize("policy", [EAGER, EACH_BLOCK], ids=["blocks", "layer"])
+def test_events_tell_every_step(engine: Engine, policy: Any) -> None:
+    """One event per step, in order, with all decisions that were made in it; the account grows with them."""
     events: list[StepEvent] = []
 
     def on_step(event: StepEvent) -> Control:
         events.append(event)
         return Control()
 
-    result = engine.generate(request(), EAGER, on_step)
+    result = engine.generate(request(), policy, on_step)
     assert [e.index for e in events] == list(range(8))
     assert {e.total for e in events} == {8}
-    assert sum(len(e.decisions) for e in events) == len(result.stats.records)
+    assert [r for e in events for r in e.decisions] == result.stats.records
     assert result.stats.hits > 0
     assert result.frames.dtype == np.uint8
     assert result.frames.shape == (9, 32, 32, 3)

@@ -14,6 +14,7 @@ from faulty import Service
 from journey import Http
 from requests.adapters import HTTPAdapter
 
+from warpcache_ray.access_config import AccessConfig
 from warpcache_ray.store.server import EmbeddedServer
 
 
@@ -27,9 +28,17 @@ def store_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedS
 
 
 @pytest.fixture
-def service(store_server: EmbeddedServer, tmp_path: Path) -> Iterator[Service]:
+def access() -> AccessConfig:
+    """Who may use the service: everyone, unless a test says otherwise."""
+    return AccessConfig()
+
+
+@pytest.fixture
+def service(
+    store_server: EmbeddedServer, tmp_path: Path, access: AccessConfig
+) -> Iterator[Service]:
     """A service with no jobs, ready to make videos."""
-    service = Service(store_server, tmp_path)
+    service = Service(store_server, tmp_path, access)
     while requests.get(f"{service.url}/health", timeout=5).status_code != 200:
         time.sleep(0.01)
     yield service

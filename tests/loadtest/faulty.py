@@ -17,6 +17,7 @@ from typing import Any
 import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from warpcache_ray.access_config import AccessConfig
 from warpcache_ray.config import Defaults, Limits, ModelConfig, ServiceConfig
 from warpcache_ray.errors import Cancelled
 from warpcache_ray.serving.coordinator import Coordinator
@@ -81,11 +82,11 @@ def _concerns(fault: Fault, scope: Scope) -> bool:
 
 
 class Service:
-    """A service in a thread of its own. `hub` is its coordinator; ask it by `call`."""
+    """A service in a thread of its own, for those who have `access`. `hub` is its coordinator; ask it by `call`."""
 
-    def __init__(self, server: EmbeddedServer, folder: Path) -> None:
+    def __init__(self, server: EmbeddedServer, folder: Path, access: AccessConfig) -> None:
         self._folder = folder
-        self.hub = Coordinator(uuid.uuid4().hex, ServiceConfig(MODEL), server)
+        self.hub = Coordinator(uuid.uuid4().hex, ServiceConfig(MODEL, access=access), server)
         by_ray = SimpleNamespace(
             **{name: SimpleNamespace(remote=getattr(self.hub, name)) for name in _METHODS}
         )
@@ -144,7 +145,17 @@ class Service:
         await self.hub.finish(*place, {"path": str(path), "bytes": len(VIDEO)}, None)
 
 
-_METHODS = ("find", "submit", "get", "wait", "events", "cancel", "health", "video_path")
+_METHODS = (
+    "find",
+    "submit",
+    "get",
+    "wait",
+    "events",
+    "cancel",
+    "health",
+    "video_path",
+    "for_owner",
+)
 
 
 def _totals(step: int, steps: int) -> dict[str, Any]:

@@ -7,8 +7,11 @@ from dataclasses import replace
 import pytest
 from hubs import CONFIG, INFO, SOON, claim, report, sample, submit, totals, until
 
+from warpcache_ray.config import StoreConfig
 from warpcache_ray.errors import (
+    Cancelled,
     NotFound,
+    Superseded,
     Unavailable,
     WorkerLost,
 )
@@ -182,6 +185,48 @@ async def test_a_new_coordinator_knows_what_the_old_one_knew(hub, application, s
     assert await claim(fresh, "replica_2") == (queued, 1)
     assert await fresh.finish(running, 1, {"bytes": 4}, None)
     assert (await fresh.get(running))["status"] == "succeeded"
+
+
+async def test_the_stores_url_may_be_in_the_environment(
+    hub, application, store_server, monkeypatch
+):
+    """Where no status and no log shows it."""
+    job_id = await submit(hub)
+    monkeypatch.setenv("JOBS_URL", store_server.url)
+    config = replace(CONFIG, store=StoreConfig(url_env="JOBS_URL"))
+    assert (await Coordinator(application, config).get(job_id))["status"] == "queued"
+
+
+async def test_of_two_coordinators_the_older_one_steps_back(
+    reaped, application, store_server, caplog
+):
+    """Its node was cut off and is back: what it still hears of changes nothing, and it soon answers nobody."""
+    job_id = await submit(reaped)
+    assert await claim(reaped) == (job_id, 1)
+    heir = Coordinator(application, CONFIG, store_server)
+    await heir.cancel(job_id)
+    with pytest.raises(Superseded):
+        await reaped.finish(job_id, 1, {"path": "/stale"}, None)
+    with pytest.raises(Superseded, match="another coordinator of this application"):
+        await reaped.get(job_id)
+    async with asyncio.timeout(SOON):
+        while not reaped._loops[1]._task.done():
+            await asyncio.sleep(0.005)
+    assert await report(heir, job_id, 1, totals(1)) == Order(cancel=True)
+    assert await heir.finish(job_id, 1, {}, Cancelled("cancelled").to_dict())
+    assert (await heir.get(job_id))["status"] == "cancelled"
+
+
+async def test_one_that_is_asked_nothing_hears_of_its_successor(reaped, application, store_server):
+    """By itself, so that whoever asks it next isn't told what was."""
+    job_id = await submit(reaped)
+    await Coordinator(application, CONFIG, store_server).health()
+    store = (await reaped._opened).jobs.store
+    async with asyncio.timeout(SOON):
+        while not store.superseded:
+            await asyncio.sleep(0.005)
+    with pytest.raises(Superseded):
+        await reaped.get(job_id)
 
 
 async def test_a_record_of_another_version_is_left_alone(hub, application, store_server, caplog):

@@ -107,6 +107,33 @@ def test_jobs_are_kept_where_videos_cant_say():
     check_store(replace(config, store=StoreConfig(folder="/data/jobs")), 1)
 
 
+def test_a_stores_password_stays_secret(store_server, monkeypatch):
+    """It may be in the environment instead of the arguments, and no refusal shows it."""
+    named = ServiceConfig(ModelConfig("x"), store=StoreConfig(url_env="JOBS_URL"))
+    with pytest.raises(InvalidConfig, match=r"store.url_env = 'JOBS_URL': the environment has no"):
+        check_store(named, 1)
+    monkeypatch.setenv("JOBS_URL", store_server.url)
+    check_store(named, 2)
+    secret = "redis://me:hush@127.0.0.1:1"
+    monkeypatch.setenv("JOBS_URL", secret)
+    for config in (named, replace(named, store=StoreConfig(secret))):
+        with pytest.raises(InvalidConfig, match=r"redis://\*\*\*@127.0.0.1:1'.*reached") as refused:
+            check_store(config, 1)
+        assert "hush" not in refused.value.message + repr(config)
+    both = replace(named, store=StoreConfig(secret, "JOBS_URL"))
+    with pytest.raises(InvalidConfig, match=r"store.url is given too; give either") as refused:
+        check_store(both, 1)
+    assert "hush" not in refused.value.message
+
+
+def test_a_storages_password_is_not_shown():
+    """Nor in the log's warnings."""
+    config = ServiceConfig(ModelConfig("x"), results="nowhere://me:hush@host/videos")
+    with pytest.raises(InvalidConfig, match=r"results = 'nowhere://\*\*\*@host/videos'") as refused:
+        check_storage(config)
+    assert "hush" not in refused.value.message
+
+
 NO_KEYS = ServiceConfig(ModelConfig("x"))
 
 

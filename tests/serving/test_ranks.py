@@ -84,6 +84,19 @@ def test_an_attempt_that_goes_on_has_the_same_image(tmp_path: Path) -> None:
     assert another["latents_sha256"] != whole["latents_sha256"]
 
 
+def test_every_drift_is_told(folders: dict[str, Path], tmp_path: Path) -> None:
+    """At site `layer` those of each block, as many as the account of the decisions has."""
+    rank = rank_for(folders["wan"], str(tmp_path))
+    attempt = attempt_at(1, num_inference_steps=4) | {"policy": {"name": "warpcache"}}
+    made, error = rank.generate(attempt, None)
+    assert error is None
+    columns = made["decisions"]
+    measured = [drift for site in columns.values() for drift in site["drift"] if drift is not None]
+    told = rank.progress(attempt["id"])["drifts"]
+    assert len(columns) > len({name.rpartition(".")[0] for name in columns})
+    assert sorted(float(f"{drift:.4g}") for drift in told) == sorted(measured) != []
+
+
 def test_an_attempt_without_its_image_fails(tmp_path: Path) -> None:
     """Before any step, for that reason."""
     made, error = rank_for(IMAGE_MODEL, str(tmp_path)).generate(attempt_at(1), None)

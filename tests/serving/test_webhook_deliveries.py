@@ -221,7 +221,6 @@ async def test_whoever_takes_over_tells_it(application, store_server, monkeypatc
         ids = [headers["webhook-id"].replace("evt_", "job_") for headers, _ in receiver.had]
         assert ids[:2] == [heard, halfway]
         assert sorted(ids[2:]) == sorted([halfway, unsaid])
-        gone._courier.cancel()
 
 
 async def test_what_was_told_is_noted_when_the_store_is_back(hub, monkeypatch):
@@ -255,6 +254,60 @@ async def test_what_fails_within_is_told_to_the_log_alone(hub, monkeypatch, capl
         assert "ZeroDivisionError" in caplog.text
         monkeypatch.undo()
         monkeypatch.setattr(webhooks, "LOOK_S", 0.01)
+        assert (await told(hub, await end(hub, receiver.url), over))["delivered_at"] is not None
+
+
+FAR = "Mon, 01 Jan 99999999999999999999 00:00:00 GMT"
+
+
+async def test_an_answer_that_makes_no_sense_is_an_attempt(hub):
+    """A date beyond all calendars is no reason to post for ever."""
+    async with receiving(f"503 x\r\nretry-after: {FAR}") as receiver:
+        await hub.configure(allowing(receiver, attempts=2))
+        state = await told(hub, await end(hub, receiver.url), over)
+        await asyncio.sleep(0.05)
+    assert (state["attempts"], state["last_error"]) == (2, "the receiver answered 503")
+    assert len(receiver.had) == 2
+
+
+async def test_whatever_fails_in_reading_an_answer_counts(hub, monkeypatch, caplog):
+    """The attempt was made; the record says that the service failed at it."""
+    monkeypatch.setattr(webhooks, "outcome", lambda answer, now: 1 / 0)
+    async with receiving("200") as receiver:
+        await hub.configure(allowing(receiver, attempts=2))
+        state = await told(hub, await end(hub, receiver.url), over)
+    assert (state["attempts"], state["last_error"]) == (2, "the service failed; see its log")
+    assert "ZeroDivisionError" in caplog.text
+
+
+@pytest.mark.parametrize("error", [Unavailable("away"), RuntimeError("no such command")])
+async def test_an_attempt_that_cannot_be_noted_isnt_made_again(error, hub, monkeypatch):
+    """Whatever the store has against it."""
+    async with receiving("200") as receiver:
+        await hub.configure(allowing(receiver))
+        job_id = await submit(hub, receiver.url)
+        assert await claim(hub) == (job_id, 1)
+        change, refusals = Jobs.change, []
+
+        async def refused(self, job_id, transition):
+            if self.get(job_id).ended and len(refusals) < 3:
+                refusals.append(job_id)
+                raise error
+            return await change(self, job_id, transition)
+
+        monkeypatch.setattr(Jobs, "change", refused)
+        await hub.finish(job_id, 1, {"bytes": 3}, None)
+        state = await told(hub, job_id, over)
+    assert (state["attempts"], len(refusals), len(receiver.had)) == (1, 3, 1)
+
+
+async def test_a_url_that_is_none_ends_no_courier(hub):
+    """It counts as told in vain; the others are told."""
+    async with receiving("200") as receiver:
+        config = allowing(receiver, attempts=1)
+        await hub.configure(config)
+        state = await told(hub, await end(hub, "https://[::1"), over)
+        assert "webhook_url = 'https://[::1' is not allowed" in state["last_error"]
         assert (await told(hub, await end(hub, receiver.url), over))["delivered_at"] is not None
 
 

@@ -88,6 +88,7 @@ NOW = datetime(2026, 11, 21, 12, tzinfo=UTC).timestamp()
         ("9" * 400, webhooks.PATIENCE_S),
         ("9" * 5000, 0.0),
         ("Sat, 21 Nov 2099 12:00:00 GMT", webhooks.PATIENCE_S),
+        ("Mon, 01 Jan 99999999999999999999 00:00:00 GMT", 0.0),
         ("-5", 0.0),
         ("soon", 0.0),
         ("²", 0.0),

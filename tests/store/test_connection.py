@@ -26,6 +26,13 @@ def test_urls_that_are_none(url):
     assert raised.value.param == "store.url"
 
 
+def test_a_password_is_kept_out():
+    """Of the message and of what led to it."""
+    with pytest.raises(InvalidConfig, match=r"store\.url = 'redis://\*\*\*@h:port'") as raised:
+        connect("redis://:hush@h:port")
+    assert raised.value.__suppress_context__
+
+
 @pytest.mark.parametrize(
     ("url", "kind"),
     [

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from warpcache_ray.errors import Unavailable
+from warpcache_ray.errors import Superseded, Unavailable
 from warpcache_ray.store import jobs
 from warpcache_ray.store.events import Event
 from warpcache_ray.store.jobs import JobStore, Place, Record
@@ -144,6 +144,29 @@ async def test_epochs_rise(store):
     assert len(set(raised)) == 5
     assert await store.raise_epoch() > max(raised)
     assert await store.model_epoch() == max(raised)
+
+
+async def test_a_newer_generation_is_the_only_writer(store, redis):
+    """What an older one creates or swaps changes nothing and tells nothing, be its version the right one; it can see
+    so for itself, and read. The newest one isn't disturbed."""
+    for _ in range(2):
+        await store.open()
+        await store.hold()
+    await store.create(FIRST, [QUEUED])
+    newest, never_opened = JobStore(redis, "app"), JobStore(redis, "app")
+    await newest.open()
+    swapped = _next(FIRST, Place.RUNNING)
+    for old in (store, never_opened):
+        writes = old.swap(swapped, [QUEUED]), old.create(replace(FIRST, id="job_2")), old.hold()
+        for write in writes:
+            with pytest.raises(Superseded, match="another coordinator"):
+                await write
+        assert old.superseded
+    assert await store.load() == [FIRST]
+    assert len(await store.events.read("job_1")) == 1
+    assert await newest.swap(swapped)
+    await newest.hold()
+    assert not newest.superseded
 
 
 async def test_applications_share_nothing(store, redis):

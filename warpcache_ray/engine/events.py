@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 from PIL.Image import Image
 from torch import Tensor
 
-from warpcache_ray.core.types import Decision
 from warpcache_ray.engine.checkpoint import Checkpoint
-from warpcache_ray.engine.stats import CacheStats
+from warpcache_ray.engine.stats import CacheStats, Record
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +58,13 @@ class Generation:
 
 @dataclass(frozen=True, slots=True)
 class StepEvent:
-    """A step that has ended: its place, its seconds, its decision on each branch, the account so far."""
+    """A step that has ended: its place, its seconds, its decisions (of each transformer's branches, at site `layer` of
+    each block there), the account so far."""
 
     index: int
     total: int
     seconds: float
-    decisions: dict[str, Decision]
+    decisions: tuple[Record, ...]
     stats: CacheStats
     checkpoint: Callable[[], Checkpoint]
     """What a later run needs to go on from here; to be called before the run does."""

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from warpcache_ray.core.types import Decision
 from warpcache_ray.engine.checkpoint import Checkpoint, capture
 from warpcache_ray.engine.events import Control, StepEvent
 from warpcache_ray.engine.ranks import Ranks
 from warpcache_ray.engine.session import Dropped, Session, SessionStore
+from warpcache_ray.engine.stats import Record
 from warpcache_ray.errors import Cancelled, GenerationFailed
 
 OnStep = Callable[[StepEvent], Control]
@@ -98,11 +98,11 @@ class Run:
         decisions, stats = self._decisions(), self.session.stats
         return StepEvent(step - 1, total, now - since, decisions, stats, checkpoint)
 
-    def _decisions(self) -> dict[str, Decision]:
-        """The decisions since the last boundary, by branch."""
-        fresh = self.session.stats.records[self._told :]
-        self._told = len(self.session.stats.records)
-        return {record.branch: record.decision for record in fresh}
+    def _decisions(self) -> tuple[Record, ...]:
+        """Those since the last boundary."""
+        fresh = tuple(self.session.stats.records[self._told :])
+        self._told += len(fresh)
+        return fresh
 
     def _keep_pace(self, latents: Tensor) -> None:
         """Lets the host run ahead of the device by one step at most: a cancellation reaches no further."""

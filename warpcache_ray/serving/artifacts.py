@@ -13,6 +13,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from warpcache_ray.errors import ArtifactGone, InvalidConfig, StorageFailed
+from warpcache_ray.urls import shown
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ class Artifact:
                 system.rm_file(path)
         except Exception as error:
             # Each kind of storage has errors of its own.
-            log.warning("%s stays: %s", self.url, error)
+            log.warning("%s stays: %s", shown(self.url), error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +107,7 @@ class Artifacts:
                 system.rm(folder, recursive=True)
         except Exception as error:
             # Each kind of storage has errors of its own.
-            log.warning("%s of %s stays: %s", self.url, job, error)
+            log.warning("%s of %s stays: %s", shown(self.url), job, error)
             return False
         return True
 
@@ -120,7 +121,7 @@ class Artifacts:
             self._put(".check", "written", b"")
         except Exception as error:
             # A package that the URL needs, a name, a right, a connection: storage tells what is missing.
-            message = f"{field} = {self.url!r}: files can't be kept there ({error})"
+            message = f"{field} = {shown(self.url)!r}: files can't be kept there ({error})"
             raise InvalidConfig(message, field) from error
         self.forget(".check")
 
@@ -163,7 +164,7 @@ def _reach(url: str) -> tuple[Any, str]:
 
 
 def _failed(url: str, error: Exception) -> StorageFailed:
-    log.warning("%s: %s: %s", url, type(error).__name__, error)
+    log.warning("%s: %s: %s", shown(url), type(error).__name__, error)
     reason = (isinstance(error, OSError) and error.strerror) or type(error).__name__
     # Without the place, which is nobody's business outside of the service.
     return StorageFailed(f"the storage failed: {reason}")

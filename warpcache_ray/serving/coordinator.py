@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from warpcache_ray.config import ServiceConfig
-from warpcache_ray.errors import Cancelled, QueueFull, Unavailable
+from warpcache_ray.errors import Cancelled, QueueFull
 from warpcache_ray.serving import admission, lifecycle
 from warpcache_ray.serving.admission import Rates, Turn
 from warpcache_ray.serving.attempts import Progress
@@ -27,6 +27,7 @@ from warpcache_ray.serving.lifecycle import (
     Status,
 )
 from warpcache_ray.serving.line import Line
+from warpcache_ray.serving.loops import Loop
 from warpcache_ray.serving.metrics import Metrics
 from warpcache_ray.serving.webhooks import Courier, planned
 from warpcache_ray.store.connection import check
@@ -34,8 +35,6 @@ from warpcache_ray.store.connection import connect as connect_store
 from warpcache_ray.store.events import Event
 from warpcache_ray.store.jobs import JobStore
 from warpcache_ray.store.server import EmbeddedServer
-
-log = logging.getLogger(__name__)
 
 REAP_S = 0.5
 
@@ -61,8 +60,7 @@ class Coordinator:
         self._configured = False
         self._server = server
         self._opened: asyncio.Task[Endings] | None = None
-        self._reaper: asyncio.Task[None] | None = None
-        self._courier: asyncio.Task[None] | None = None
+        self._loops: list[Loop] = []
 
     async def configure(self, config: ServiceConfig) -> None:
         """Takes a redeployed application's configuration; with another model, what was kept for the old one is void."""
@@ -287,25 +285,36 @@ class Coordinator:
         # Not in the constructor, which has no event loop. A store that can't be opened is asked for again.
         if self._opened is None or (self._opened.done() and self._opened.exception()):
             self._opened = asyncio.create_task(self._open())
-        return await asyncio.shield(self._opened)
+        endings = await asyncio.shield(self._opened)
+        if endings.jobs.store.superseded:
+            await endings.jobs.store.hold()
+        for loop in self._loops:
+            loop.keep_up()
+        return endings
 
     async def _open(self) -> Endings:
-        url = self.config.store.url
+        url = self.config.store.address
         if not url:
             self._server = self._server or EmbeddedServer(self.config.store_folder)
             await asyncio.to_thread(self._server.start)
             url = self._server.url
         redis = connect_store(url)
         await check(redis)
-        jobs = Jobs(JobStore(redis, self.application), self.metrics.saw)
+        store = JobStore(redis, self.application)
+        # From here on one that is still about (its node was cut off) can't write: what is read is how things stand.
+        await store.open()
+        jobs = Jobs(store, self.metrics.saw)
         await jobs.load()
         self.metrics.know(jobs)
         self.rates = Rates.of(jobs)
         self.epoch = await jobs.store.model_epoch()
         self.metrics.raised(self.epoch)
         endings = Endings(jobs, self.rates, lambda: self.config)
-        self._reaper = asyncio.create_task(self._reap(endings))
-        self._courier = asyncio.create_task(Courier(jobs, lambda: self.config).run())
+        self._loops = [
+            Loop("store's keeper", self._keep_store),
+            Loop("reaper", partial(self._reap, endings)),
+            Loop("courier", Courier(jobs, lambda: self.config).look),
+        ]
         return endings
 
     async def _claimed(self, jobs: Jobs, replica: str, until: float) -> Job | None:
@@ -341,17 +350,17 @@ class Coordinator:
     def _live(self) -> int:
         return len(self.fleet.live(self.config.lease_s))
 
+    async def _keep_store(self) -> None:
+        await asyncio.sleep(REAP_S)
+        if self._server is not None:
+            # Returns at once where it lives.
+            await asyncio.to_thread(self._server.start)
+
     async def _reap(self, endings: Endings) -> None:
-        while True:
-            await asyncio.sleep(REAP_S)
-            try:
-                if self._server is not None:
-                    # Returns at once where it lives.
-                    await asyncio.to_thread(self._server.start)
-                await endings.settle()
-                await endings.reap()
-            except Unavailable as error:
-                log.warning("the store is away: %s", error.message)
+        await asyncio.sleep(REAP_S)
+        await endings.jobs.store.hold()
+        await endings.reap()
+        await endings.settle()
 
 
 def _age(job: Job) -> tuple[float, str]:

@@ -19,6 +19,7 @@ from warpcache_ray.serving.artifacts import Artifacts
 from warpcache_ray.serving.outbound import Outbound
 from warpcache_ray.store.connection import check, connect
 from warpcache_ray.store.server import EmbeddedServer
+from warpcache_ray.urls import shown
 
 INDEX = "model_index.json"
 _CONFIG_FILES = [INDEX, "transformer/config.json"]
@@ -107,15 +108,16 @@ def check_store(config: ServiceConfig, nodes: int) -> None:
     """The job store can be reached from where it is needed, and keeps what it is given.
 
     Raises:
-        InvalidConfig: the given one doesn't; the embedded one has no executable, or there are several nodes, which its
-            socket doesn't reach.
+        InvalidConfig: the given one doesn't, or isn't where it should be; the embedded one has no executable, or there
+            are several nodes, which its socket doesn't reach.
     """
-    url = config.store.url
+    url = config.store.address
     if url:
         try:
             asyncio.run(_try_store(url))
         except Unavailable as error:
-            raise InvalidConfig(f"store.url = {url!r}: {error.message}", "store.url") from error
+            message = f"store.url = {shown(url)!r}: {error.message}"
+            raise InvalidConfig(message, "store.url") from error
         return
     if nodes > 1:
         raise InvalidConfig(

@@ -187,7 +187,8 @@ class Rank:
             own.keeper.offer(event.checkpoint)
         with self._lock:
             own.step, own.total = done, event.total
-            own.drifts += [d.drift for d in event.decisions.values() if d.drift is not None]
+            drifts = (record.decision.drift for record in event.decisions)
+            own.drifts += [drift for drift in drifts if drift is not None]
             own.counts = _totals(event.stats)
             return Control(own.epoch, cancel=handed_back or self._cancelled == own.id)
 

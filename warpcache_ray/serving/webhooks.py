@@ -22,7 +22,7 @@ import httpx
 from standardwebhooks import Webhook
 
 from warpcache_ray.config import OutboundConfig, ServiceConfig, WebhookConfig
-from warpcache_ray.errors import InvalidRequest, NotFound, Unavailable
+from warpcache_ray.errors import InvalidRequest, NotFound, Superseded
 from warpcache_ray.serving.jobs import Jobs
 from warpcache_ray.serving.lifecycle import Delivery, Job
 from warpcache_ray.serving.outbound import Outbound, Posted
@@ -121,7 +121,7 @@ def retry_after_s(value: str, now: float) -> float:
     """The seconds in a `Retry-After` header, which has a number or a date; 0 where it has neither."""
     try:
         wait = int(value) if value.isdigit() else parsedate_to_datetime(value).timestamp() - now
-    except ValueError:
+    except (ValueError, OverflowError):
         return 0.0
     return float(min(max(wait, 0), PATIENCE_S))
 
@@ -150,18 +150,17 @@ class Courier:
         """Of the jobs whose delivery is under way."""
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def run(self) -> None:
-        """Looks for what is due, for ever."""
-        while True:
-            await asyncio.sleep(LOOK_S)
-            config, now = self._config(), time.time()
-            for job in self._jobs:
-                url = url_of(job, config.webhooks)
-                if url is not None and is_due(job, now):
-                    self._begin(job, url, config)
+    async def look(self) -> None:
+        """One round, after a pause: begins what is due."""
+        await asyncio.sleep(LOOK_S)
+        config, now = self._config(), time.time()
+        for job in self._jobs:
+            url = url_of(job, config.webhooks)
+            if url is not None and is_due(job, now):
+                self._begin(job, url, config)
 
     def _begin(self, job: Job, url: str, config: ServiceConfig) -> None:
-        host, under_way = httpx.URL(url).host, list(self._hosts.values())
+        host, under_way = _host(url), list(self._hosts.values())
         if len(under_way) >= AT_ONCE or under_way.count(host) >= OF_A_HOST or job.id in self._hosts:
             return
         self._hosts[job.id] = host
@@ -174,6 +173,10 @@ class Courier:
             await self._note(job, await self._attempt(job, url, config), config.webhooks)
         except NotFound:
             log.debug("job %s has expired meanwhile", job.id)
+        except Superseded as error:
+            log.warning(
+                "telling of the end of job %s is left to another: %s", job.id, error.message
+            )
         finally:
             del self._hosts[job.id]
 
@@ -182,16 +185,16 @@ class Courier:
             body = message(job)
             headers = signed(job, body, _secret(config.webhooks), time.time())
             told = await _outbound(config.outbound).post(url, PARAM, body, headers)
+            return outcome(told, time.time())
         except InvalidRequest as error:
             return Outcome(error.message)
         except Exception:
             # Whatever went wrong with this one, the others have to be told.
             log.exception("telling of the end of job %s failed", job.id)
             return Outcome("the service failed; see its log")
-        return outcome(told, time.time())
 
     async def _note(self, job: Job, came: Outcome, config: WebhookConfig) -> None:
-        """Puts what became of an attempt into the job's record, however long the store is away: until then there must
+        """Puts what became of an attempt into the job's record, however long the store refuses: until then there must
         be no other one."""
         spread, now = random.uniform(1 - SPREAD, 1 + SPREAD), time.time()
 
@@ -203,10 +206,21 @@ class Courier:
             try:
                 await self._jobs.change(job.id, noted)
                 break
-            except Unavailable:
+            except (NotFound, Superseded):
+                raise
+            except Exception as error:
+                log.warning("an attempt to tell of job %s can't be noted yet: %r", job.id, error)
                 await asyncio.sleep(LOOK_S)
         if came.error is not None:
             log.info("the receiver wasn't told of the end of job %s: %s", job.id, came.error)
+
+
+def _host(url: str) -> str:
+    try:
+        return httpx.URL(url).host
+    except (httpx.InvalidURL, UnicodeError):
+        # The attempt will say so.
+        return ""
 
 
 def _secret(config: WebhookConfig) -> str:

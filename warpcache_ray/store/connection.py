@@ -13,6 +13,7 @@ from redis.backoff import EqualJitterBackoff
 from redis.exceptions import ConnectionError, ResponseError, TimeoutError
 
 from warpcache_ray.errors import InvalidConfig, Unavailable
+from warpcache_ray.urls import shown
 
 log = logging.getLogger(__name__)
 
@@ -50,8 +51,10 @@ def connect(url: str) -> Redis:
             retry=Retry(EqualJitterBackoff(LONGEST_PAUSE_S, PAUSE_S), RETRIES),
             retry_on_error=[ConnectionError, TimeoutError],
         )
-    except ValueError as error:
-        raise InvalidConfig(f"store.url: {error}", "store.url") from error
+    except ValueError:
+        # Without the cause, which quotes parts of the URL.
+        message = f"store.url = {shown(url)!r}: must be a redis://, rediss:// or unix:// URL"
+        raise InvalidConfig(message, "store.url") from None
     return Redis.from_pool(pool)
 
 

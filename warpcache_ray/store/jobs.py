@@ -10,29 +10,32 @@ from typing import Any
 
 from redis.asyncio import Redis
 
+from warpcache_ray.errors import Superseded
 from warpcache_ray.store.connection import Answers
 from warpcache_ray.store.events import PUSH, Event, Events, arguments
 from warpcache_ray.store.keys import Keys, Place
 
 BATCH = 200
+OVERTAKEN = -1
 
 PUT = f"""{PUSH}
 local version, writer = unpack(redis.call('HMGET', KEYS[1], 'version', 'writer'))
-local id, before, after, place, score, body, me = unpack(ARGV)
+local id, before, after, place, score, body, me, generation = unpack(ARGV)
 if writer == me then return 1 end
+if tonumber(redis.call('GET', KEYS[6]) or 0) > tonumber(generation) then return -1 end
 if (version or '') ~= before then return 0 end
 redis.call('ZADD', KEYS[2], score, id)
 redis.call('HSET', KEYS[1],
     'version', after, 'place', place, 'score', score, 'body', body, 'writer', me)
 redis.call('ZREM', KEYS[3], id)
 redis.call('ZREM', KEYS[4], id)
-for told = 8, #ARGV, 2 do push(KEYS[5], ARGV[told], ARGV[told + 1]) end
+for told = 9, #ARGV, 2 do push(KEYS[5], ARGV[told], ARGV[told + 1]) end
 return 1
 """
 """Compare and set. The writer is one call's mark: sent again after a broken connection, it finds its own write.
 
 ZADD comes first: it refuses what is no score, and a full server refuses a script at its first write only,
-unless that frees memory as ZREM does.
+unless that frees memory as ZREM does. -1: a newer generation writes now.
 """
 
 KEEP = """
@@ -77,12 +80,16 @@ class Record:
 class JobStore:
     """The records of one application. Every method raises Unavailable when the server can't serve.
 
-    A write that raises may have been stored all the same, where only its answer was lost; `get` tells.
+    A write that raises may have been stored all the same, where only its answer was lost; `get` tells. Once another
+    store of the application was opened, `create`, `swap` and `hold` raise Superseded instead, and change nothing.
     """
 
     def __init__(self, redis: Redis, application: str) -> None:
         self._redis = redis
         self._keys = Keys(application)
+        self._generation = 0
+        self.superseded = False
+        """A newer one was met."""
         self.answers = Answers()
         self.events = Events(redis, self._keys, self.answers)
         self._put_script = redis.register_script(PUT)
@@ -90,6 +97,22 @@ class JobStore:
         self._remove_script = redis.register_script(REMOVE)
         self._all_ids_script = redis.register_script(ALL_IDS)
         self._raise_epoch_script = redis.register_script(RAISE_EPOCH)
+
+    async def open(self) -> None:
+        """Begins a generation: those before it may write no more."""
+        with self.answers():
+            self._generation = int(await self._redis.incr(self._keys.generation))
+
+    async def hold(self) -> None:
+        """Makes sure that no newer generation has begun.
+
+        Raises:
+            Superseded: one has.
+        """
+        with self.answers():
+            newest = int(await self._redis.get(self._keys.generation) or 0)
+        if newest > self._generation:
+            raise self._overtaken()
 
     async def create(self, record: Record, events: Sequence[Event] = ()) -> bool:
         """Stores a new record and what it tells. False: its id exists, nothing was stored."""
@@ -163,6 +186,7 @@ class JobStore:
                     place,
                     *places.values(),
                     self._keys.events(record.id),
+                    self._keys.generation,
                 ],
                 args=[
                     record.id,
@@ -172,10 +196,17 @@ class JobStore:
                     record.score,
                     json.dumps(record.body),
                     uuid.uuid4().hex,
+                    self._generation,
                     *arguments(events),
                 ],
             )
+        if stored == OVERTAKEN:
+            raise self._overtaken()
         return bool(stored)
+
+    def _overtaken(self) -> Superseded:
+        self.superseded = True
+        return Superseded("another coordinator of this application has begun since; ask that one")
 
     async def _batch(self, ids: list[str]) -> list[Record]:
         async with self._redis.pipeline(transaction=False) as pipe:

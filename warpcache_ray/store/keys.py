@@ -19,6 +19,8 @@ class Keys:
     def __init__(self, application: str) -> None:
         root = f"{{warpcache:{application}}}"
         self.epoch, self.model_epoch = f"{root}:epoch", f"{root}:epoch:model"
+        self.generation = f"{root}:generation"
+        """How many coordinators there have been."""
         self.places = {place: f"{root}:{place}" for place in Place}
         self.policies, self.policy_changes = f"{root}:policies", f"{root}:policy-changes"
         """The set of all policies' keys, and the channel that tells which of them has changed."""
