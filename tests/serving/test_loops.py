@@ -60,6 +60,22 @@ async def test_one_that_was_ended_begins_anew(caplog):
     assert "the courier was ended" in caplog.text
 
 
+async def test_a_cancellation_that_a_round_loses_ends_it():
+    """A client that reports it as an error of its own can't make it go on for ever."""
+
+    async def round() -> None:
+        try:
+            await asyncio.sleep(SOON)
+        except asyncio.CancelledError as error:
+            raise Unavailable("the connection was closed") from error
+
+    loop = Loop("reaper", round)
+    loop.keep_up()
+    await asyncio.sleep(0.01)
+    loop._task.cancel()
+    await eventually(loop._task.done)
+
+
 async def test_a_successor_ends_it(caplog):
     """It does no round more."""
     rounds = 0

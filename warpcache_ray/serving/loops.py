@@ -28,7 +28,10 @@ class Loop:
         self._task = asyncio.create_task(self._run())
 
     async def _run(self) -> None:
-        while True:
+        task = asyncio.current_task()
+        assert task is not None
+        # Asked of the task, for a round may lose its cancellation among errors of its own.
+        while not task.cancelling():
             try:
                 await self._round()
             except Superseded as error:

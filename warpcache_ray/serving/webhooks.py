@@ -202,7 +202,9 @@ class Courier:
             assert job.webhook is not None
             return replace(job, webhook=after(job.webhook, came, config, now, spread))
 
-        while True:
+        task = asyncio.current_task()
+        assert task is not None
+        while not task.cancelling():
             try:
                 await self._jobs.change(job.id, noted)
                 break
