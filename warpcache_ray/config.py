@@ -50,7 +50,12 @@ class Defaults:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The largest request that is accepted. An image comes on top of `body_bytes`, where the model takes one."""
+    """The largest request that is accepted. An image comes on top of `body_bytes`, where the model takes one.
+
+    `queue` jobs may wait. Once they do, a client is refused that has its share of them, which is `queue` over the number
+    of clients that have jobs waiting; whoever has less goes on until it has that. So no client, however many jobs it
+    sends, keeps another one's first job out, and n clients never have more than `queue` · (1 + ln n) jobs waiting.
+    """
 
     __pydantic_config__ = _STRICT
 

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 from warpcache_ray.errors import IdempotencyConflict, JobNotReady, NotFound, QueueFull, Unavailable
@@ -292,9 +292,9 @@ class Jobs:
 
 def _record(job: Job, version: int) -> Record:
     if job.ended:
-        return Record(job.id, version, Place.ENDED, job.finished_at or 0.0, asdict(job))
+        return Record(job.id, version, Place.ENDED, job.finished_at or 0.0, job.stored())
     place = Place.QUEUED if job.status is Status.QUEUED else Place.RUNNING
-    return Record(job.id, version, place, job.created_at, asdict(job))
+    return Record(job.id, version, place, job.created_at, job.stored())
 
 
 def _job(record: Record) -> Job:
