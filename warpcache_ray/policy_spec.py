@@ -86,8 +86,8 @@ def describe_policy(policy: Policy) -> dict[str, Any]:
 
 
 def summarize_policy(policy: Policy | Mapping[str, Any]) -> dict[str, Any]:
-    """Name and parameters (or those of a description) for records; measurements that a policy carries, and lists of more
-    than `SUMMARISED`, are named by a digest."""
+    """Name and parameters (or those of a description) for records; measurements that a policy carries, and lists of
+    more than `SUMMARISED`, are named by a digest."""
     described = dict(policy) if isinstance(policy, Mapping) else describe_policy(policy)
     for field, value in described.items():
         listed = isinstance(value, list | tuple)

@@ -157,7 +157,9 @@ class BodyLimit:
             messages.append(await receive())
             taken += len(messages[-1].get("body", b""))
             limit = await self._limit(scope, taken, limit)
-        if taken > self.limit and not Headers(scope=scope).get("content-type", "").startswith(FORMS):
+        if taken > self.limit and not Headers(scope=scope).get("content-type", "").startswith(
+            FORMS
+        ):
             check_rest(b"".join(message.get("body", b"") for message in messages), self.limit)
         return messages
 

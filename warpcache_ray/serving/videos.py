@@ -55,7 +55,9 @@ def _add_creation(router: APIRouter, service: Service) -> None:
     async def create(request: Request, key: IdempotencyKey = None) -> Response:
         """Takes a video in, as JSON or as a form; answers with its id at once."""
         try:
-            asked = VideoRequest.model_validate(await _body(request, service.config.model.limits.body_bytes))
+            asked = VideoRequest.model_validate(
+                await _body(request, service.config.model.limits.body_bytes)
+            )
         except ValidationError as error:
             first: dict[str, Any] = {**error.errors()[0]}
             return problems.explain({**first, "loc": ("body", *first["loc"])}, VideoRequest)
