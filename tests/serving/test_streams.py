@@ -11,7 +11,7 @@ import pytest
 
 from warpcache_ray.access_config import AccessConfig, ApiKey, RateLimits, digest
 from warpcache_ray.config import MOST_REPLICAS, Defaults, ModelConfig, ServiceConfig
-from warpcache_ray.serving import handles
+from warpcache_ray.serving import events, handles
 from warpcache_ray.serving.coordinator import Coordinator
 
 INFO = {"size_multiple": 16, "frame_multiple": 4, "split": None}
@@ -79,18 +79,18 @@ async def refused(client: httpx.AsyncClient, job: str, name: str) -> None:
 async def test_a_client_has_so_many_streams(client, hub):
     """Events and waits together; another's are its own; with the job's end there is room again."""
     job = await submit(client)
-    events = f"/jobs/{job}/events"
+    followed = f"/jobs/{job}/events"
     theirs = await opened(
-        client.get(events, headers=as_("alice")),
+        client.get(followed, headers=as_("alice")),
         client.post("/generate", json=WAITING, headers=as_("alice")),
     )
     await refused(client, job, "alice")
-    theirs += await opened(client.get(events, headers=as_("bob")))
+    theirs += await opened(client.get(followed, headers=as_("bob")))
     for known in await hub._jobs():
         await hub.cancel(known.id)
     for task in theirs:
         await asyncio.wait_for(task, 5)
-    answers = [(await client.get(events, headers=as_("alice"))).status_code for _ in range(3)]
+    answers = [(await client.get(followed, headers=as_("alice"))).status_code for _ in range(3)]
     assert answers == [200] * 3
 
 
@@ -133,6 +133,19 @@ async def test_what_is_given_up_counts_until_it_is_over(client, hub, monkeypatch
     )
     for task in tasks:
         task.cancel()
+
+
+async def test_who_leaves_makes_room(client, monkeypatch):
+    """As soon as what the coordinator was asked for events is over too."""
+    monkeypatch.setattr(events, "HEARTBEAT_S", 0.3)
+    job = await submit(client)
+    for _ in range(3):
+        url = f"/jobs/{job}/events"
+        tasks = await opened(*(client.get(url, headers=as_("alice")) for _ in range(2)))
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        await asyncio.sleep(0.5)
 
 
 async def test_replicas_are_always_heard(monkeypatch):
