@@ -12,6 +12,7 @@ from warpcache_ray.policy_spec import (
     parameters_of,
     parse_policy,
     save_policy,
+    summarize_policy,
 )
 
 
@@ -160,3 +161,10 @@ def test_unknown_presets(name, preset, known):
     """The refusal lists those that the policy has."""
     with pytest.raises(InvalidPolicy, match=f"preset: '{preset}' is not allowed; .*: {known}"):
         parse_policy(name, preset=preset)
+
+
+def test_a_summary_names_long_lists_by_a_digest():
+    """As it does what was measured: it is told at every look at a job."""
+    short, long = (summarize_policy({"name": "lemica", "schedule": [0] * n}) for n in (256, 257))
+    assert short["schedule"] == [0] * 256
+    assert long["schedule"].startswith("sha256:")

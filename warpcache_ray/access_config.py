@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Annotated
 
 from limits import parse_many
-from pydantic import AfterValidator, ConfigDict
+from pydantic import AfterValidator, ConfigDict, Field
 
 _STRICT = ConfigDict(extra="forbid")
 PREFIX = "wc_"
@@ -56,12 +56,14 @@ Rate = Annotated[str, AfterValidator(_rate)]
 @dataclass(frozen=True, slots=True)
 class RateLimits:
     """How much a client may ask for, like `60/minute` (``""``: as much as it likes): `requests` of any kind, and among
-    them `submissions` of new jobs, so that polling doesn't use these up."""
+    them `submissions` of new jobs, so that polling doesn't use these up; and how many `streams` it may have open at a
+    time, of events or of requests that wait for their job's end."""
 
     __pydantic_config__ = _STRICT
 
     requests: Rate = ""
     submissions: Rate = ""
+    streams: Annotated[int, Field(ge=1)] = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +85,8 @@ class AccessConfig:
     list of the same entries); without any, everyone who reaches it. Without keys it isn't served on an address that
     other machines reach, unless `allow_public` says so.
 
-    `rate` holds for each client. Pages from `cors_origins` may use the service from a browser.
+    `rate` holds for each client; without keys for all of them together, as whoever is asked for none could call itself
+    another one each time. Pages from `cors_origins` may use the service from a browser.
     """
 
     __pydantic_config__ = _STRICT

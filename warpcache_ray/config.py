@@ -27,6 +27,9 @@ Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0)]
 Weight = Annotated[float, Field(gt=0)]
 Port = Annotated[int, Field(ge=1, le=65535)]
+MOST_REPLICAS = 128
+"""The coordinator has slots for the calls of so many."""
+Replicas = Annotated[int, Field(ge=1, le=MOST_REPLICAS)]
 Host = Annotated[str, Field(pattern=r"^(\*\.)?[a-z0-9:_-]+(\.[a-z0-9_-]+)*$")]
 """A name or an address, in lower case and as DNS has it; `*.example.com` stands for all names under it."""
 _SECRET = r"whsec_[A-Za-z0-9+/]{32,86}={0,2}"
@@ -50,7 +53,12 @@ class Defaults:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The largest request that is accepted. An image comes on top of `body_bytes`, where the model takes one."""
+    """The largest request that is accepted. An image comes on top of `body_bytes`, where the model takes one.
+
+    `queue` jobs may wait. Once they do, a client is refused that has its share of them, which is `queue` over the
+    number of clients that have jobs waiting; whoever has less goes on until it has that. So no client, however many
+    jobs it sends, keeps another one's first job out, and n clients have no more than `queue` · (1 + ln n) waiting.
+    """
 
     __pydantic_config__ = _STRICT
 
@@ -176,9 +184,10 @@ class ServiceConfig:
     Clients of a priority share the replicas by `client_weights`; who isn't named there has 1. A client goes by its
     key's name, without keys by the first 16 hex digits of the SHA-256 of whatever it sends as one, or as `anonymous`.
     A job fails once it has waited for `queue_timeout_s`, or once an attempt at it has taken `attempt_timeout_s`. One
-    that has ended is kept for `result_ttl_s`, with its video, unless there are more than `keep_jobs`. A replica that
-    is shut down goes on for `drain_s`, then hands its job back. `gpu_second_price`, in any currency, is shown beside
-    the metrics that count seconds of ranks, to multiply them with.
+    that has ended is kept for `result_ttl_s`, with its video, unless there are more than `keep_jobs`: then the client
+    that has most of them loses its oldest. A replica that is shut down goes on for `drain_s`, then hands its job back.
+    `gpu_second_price`, in any currency, is shown beside the metrics that count seconds of ranks, to multiply them
+    with.
     """
 
     __pydantic_config__ = _STRICT
@@ -186,7 +195,7 @@ class ServiceConfig:
     model: ModelConfig
     name: str = "warpcache"
     parallel: Layout = field(default_factory=Layout)
-    replicas: Count = 1
+    replicas: Replicas = 1
     store: StoreConfig = field(default_factory=StoreConfig)
     access: AccessConfig = field(default_factory=AccessConfig)
     outbound: OutboundConfig = field(default_factory=OutboundConfig)

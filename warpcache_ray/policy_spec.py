@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from warpcache_ray.errors import InvalidPolicy
 
 PolicySpec = str | Mapping[str, Any] | Policy
 POLICY_FILES = (".json", ".yaml", ".yml")
+SUMMARISED = 256
+"""A summary has lists up to this length in full: two numbers for each of the steps that runs have."""
 
 
 def parse_policy(spec: PolicySpec, **parameters: Any) -> Policy:
@@ -84,11 +86,12 @@ def describe_policy(policy: Policy) -> dict[str, Any]:
 
 
 def summarize_policy(policy: Policy | Mapping[str, Any]) -> dict[str, Any]:
-    """Name and parameters (or those of a description) for records; measurements that a policy carries are named by a
-    digest."""
+    """Name and parameters (or those of a description) for records; measurements that a policy carries, and lists of
+    more than `SUMMARISED`, are named by a digest."""
     described = dict(policy) if isinstance(policy, Mapping) else describe_policy(policy)
     for field, value in described.items():
-        if isinstance(value, dict):
+        listed = isinstance(value, list | tuple)
+        if isinstance(value, dict) or (listed and len(value) > SUMMARISED):
             described[field] = digest(value)
     return described
 
@@ -98,7 +101,7 @@ def parameters_of(kind: type[Policy]) -> list[str]:
     return [field.name for field in dataclasses.fields(kind)]
 
 
-def digest(described: Mapping[str, Any]) -> str:
+def digest(described: Mapping[str, Any] | Sequence[Any]) -> str:
     """Fingerprint of a full policy or of a part of one: equal for equal parameters and measurements."""
     text = json.dumps(described, sort_keys=True).encode()
     return f"sha256:{hashlib.sha256(text).hexdigest()[:16]}"

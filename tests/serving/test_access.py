@@ -323,11 +323,28 @@ KEYLESS = AccessConfig(rate=RateLimits(requests="1/hour"))
 
 @pytest.mark.parametrize("granted", [KEYLESS], indirect=True, ids=["1/hour"])
 async def test_rates_without_keys(client):
-    """A client is then whoever it says it is; it sees everyone's jobs, and needs no key for anything."""
-    for headers in ({}, as_("alice"), {"authorization": "Bearer x"}):
-        statuses = [(await client.get("/policies", headers=headers)).status_code for _ in range(2)]
-        assert statuses == [200, 429]
+    """They hold for all together: a client is then whoever it says it is, so another name evades none."""
+    sent = ({}, as_("alice"), {"authorization": "Bearer x"})
+    answers = [await client.get("/policies", headers=headers) for headers in sent]
+    assert [answer.status_code for answer in answers] == [200, 429, 429]
+    assert "'everyone' may send 1 requests" in answers[1].json()["error"]["message"]
+
+
+@pytest.mark.parametrize("granted", [AccessConfig()], indirect=True, ids=["no keys"])
+async def test_everything_without_keys(client):
+    """It sees everyone's jobs, and needs no key for anything."""
     assert (await client.post("/admin/invalidate", json={}, headers=as_("bob"))).is_success
+
+
+@pytest.mark.parametrize(
+    "granted", [AccessConfig(rate=RateLimits("999/hour", "999/hour"))], indirect=True, ids=["999"]
+)
+async def test_invented_names_take_no_memory(client, lonely):
+    """The ingress counts as little for a hundred of them as for one."""
+    limiter = lonely._transport.app.user_middleware[0].kwargs["limiter"]
+    for number in range(100):
+        await client.get("/policies", headers={"x-api-key": f"name {number}"})
+    assert len(limiter._windows.storage.events) == 1
 
 
 ORIGIN = "https://studio.example"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import heapq
 import random
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from warpcache_ray.errors import AttemptTimeout, Cancelled, DeadlineExceeded, QueueTimeout
@@ -373,3 +373,26 @@ def test_a_deadline_goes_before_all_else():
     assert told.ending["code"] == DeadlineExceeded.code
     for job in (late, told, lifecycle.succeed(at_work, 1, {}, 9.0)):
         assert admission.expire(job, 1.0, 1.0, 10.2) is job
+
+
+@settings(deadline=None)
+@given(
+    most=st.integers(1, 20),
+    events=st.lists(st.tuples(st.integers(0, 6), st.booleans()), max_size=300),
+)
+def test_a_flood_keeps_nobodys_first_job_out(most, events):
+    """Whatever comes and goes: a client that has none waiting is let in unless as many others wait as jobs may; one
+    alone has no more than all places; the i-th largest has at most its i-th part, so the sum is bounded."""
+    waiting: Counter[str] = Counter()
+    for number, comes in events:
+        client = f"client_{number}"
+        others = sum(count > 0 for name, count in waiting.items() if name != client)
+        let_in = admission.admits(waiting, client, most)
+        if waiting.total() < most or (not waiting[client] and others < most):
+            assert let_in
+        if comes and let_in:
+            waiting[client] += 1
+        elif not comes and waiting[client]:
+            waiting[client] -= 1
+        for rank, count in enumerate(sorted(waiting.values(), reverse=True), 1):
+            assert count <= most // rank

@@ -118,6 +118,17 @@ async def test_a_full_queue_says_when_to_come_again(hub):
         hub.rates.seen["never"][0] = 100.0
 
 
+async def test_a_flood_keeps_nobody_out(hub):
+    """Whoever fills the queue is refused; others come in, until they have their share of it."""
+    for _ in range(9):
+        await _submit(hub, "flood")
+    for client, share in (("flood", 0), ("b", 4), ("c", 3), ("flood", 0)):
+        for _ in range(share):
+            await _submit(hub, client)
+        with pytest.raises(QueueFull, match="of them yours"):
+            await _submit(hub, client)
+
+
 async def test_a_job_that_waited_too_long_fails(hub):
     """As queue_timeout, which may be tried again; one that runs by then goes on."""
     running, waiting = await _submit(hub), await _submit(hub)

@@ -27,6 +27,7 @@ DEFAULTS = Defaults(height=32, width=48, num_frames=5, num_inference_steps=4, fp
 LIMITS = Limits(height=128, width=128, num_frames=33, num_inference_steps=50, queue=2)
 MODEL = ModelConfig("toys/wan", device="cpu", defaults=DEFAULTS, limits=LIMITS)
 SHAPE = {"pipeline": "Toy", "size_multiple": 16, "frame_multiple": 4, "split": None}
+JSON = {"content-type": "application/json"}
 ROUTES = [("/generate", "image"), ("/v1/videos", "input_reference")]
 
 
@@ -232,6 +233,37 @@ async def test_bodies_with_images_may_be_larger(chunked, takes, client, hub):
     assert await post("/jobs/x/generate/", body) == 413
     too_large = b" " * (LIMITS.body_bytes + 2 * LIMITS.image_bytes)
     assert await post("/v1/videos", too_large) == 413
+
+
+@pytest.mark.parametrize("form", [False, True])
+@pytest.mark.parametrize("extra", [0, 1])
+async def test_what_is_larger_is_the_image_alone(extra, form, client, hub):
+    """The rest of the body is bounded as where there is no image: else a policy, say, could have its room. It is
+    refused before anybody parses it."""
+    rest = LIMITS.body_bytes - 100
+    numbers = "[" + "1," * (rest // 2) + "1" + "0" * (200 * extra) + "]"
+    fields = {"prompt": "a", "negative_prompt": numbers}
+    image = data_url(LARGE)
+    if form:
+        answer = await client.post("/v1/videos", data=fields | {"input_reference": image})
+    else:
+        body = json.dumps({**fields, "input_reference": {"image_url": image}}).encode()
+        assert len(body) > LIMITS.body_bytes
+        # Numbers, where a string was.
+        body = body.replace(b'"[', b"[").replace(b']"', b"]")
+        answer = await client.post("/v1/videos", content=body, headers=JSON)
+    error = answer.json()["error"]
+    expected = (413, "body") if extra else (422, "negative_prompt")
+    assert (answer.status_code, error["param"]) == expected, error
+    assert len(error["message"]) < 300
+    assert await jobs(hub) == []
+
+
+async def test_large_measurements_get_no_room_from_an_image(client, hub):
+    """19 MB of them, as the body for a model that takes images could have been."""
+    policy = {"name": "auto", "gram": {"products": [0.1] * 3_000_000}}
+    answer = await client.post("/generate", json={"prompt": "a", "policy": policy})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (413, "body")
 
 
 async def test_a_large_file_is_taken(openai, hub):

@@ -186,10 +186,36 @@ def test_record_keeps_the_path_inside():
     assert (record["id"], record["status"], record["progress"]) == ("job_1", "succeeded", 1.0)
 
 
+@pytest.mark.parametrize("over", ["succeed", "fail", "cancel"])
+def test_a_look_does_not_touch_a_policys_measurements(over, monkeypatch):
+    """They may be thousands of numbers: summary and version are made once, stay the same through the job's life, and
+    are all that is kept after its end."""
+    gram = {"products": [0.125] * 5000}
+    job = Job("job_1", {"prompt": "a"}, {"name": "auto", "max_calls": 4, "gram": gram}, 1.0)
+    first = job.to_dict()
+    monkeypatch.setattr(lifecycle, "summarize_policy", None)
+    monkeypatch.setattr(lifecycle, "digest", None)
+    copied = []
+    monkeypatch.setattr("copy.deepcopy", lambda value, *_: copied.append(value) or value)
+    running = lifecycle.claim(job, "replica_1", 0, 2.0)
+    assert running.stored()["policy"] is running.policy is job.policy
+    ended = {
+        "succeed": lambda: lifecycle.succeed(running, 1, {"path": "/v"}, 3.0),
+        "fail": lambda: lifecycle.fail(running, 1, FAILURE, 3.0),
+        "cancel": lambda: lifecycle.request_end(job, CANCELLED, 3.0),
+    }[over]()
+    for record in (running.to_dict(), ended.to_dict()):
+        assert record["policy"] == first["policy"]
+        assert record["policy_version"] == first["policy_version"]
+    assert ended.policy == first["policy"]
+    assert 0.125 not in copied
+    assert len(str(ended.stored())) < 2000
+
+
 def test_the_record_names_the_policy_by_its_content():
     """Another measurement is another version, the same content the same one."""
     versions = [
-        replace(QUEUED, policy={"name": "auto", "gram": {"products": [value]}}).to_dict()
+        Job("job_1", {}, {"name": "auto", "gram": {"products": [value]}}, 1.0).to_dict()
         for value in (1.0, 1.0, 2.0)
     ]
     first, again, other = (record["policy_version"] for record in versions)

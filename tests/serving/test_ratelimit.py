@@ -1,10 +1,11 @@
 import time
+from contextlib import ExitStack
 
 import pytest
 
 from warpcache_ray.access_config import RateLimits
 from warpcache_ray.errors import RateLimited
-from warpcache_ray.serving.ratelimit import RateLimiter
+from warpcache_ray.serving.ratelimit import RateLimiter, Streams
 
 TWO_A_MINUTE = RateLimits(requests="2/minute")
 
@@ -69,3 +70,16 @@ def test_what_is_left_is_told(clock):
         "x-ratelimit-remaining-submissions": "3",
         "x-ratelimit-reset-submissions": "0s",
     }
+
+
+def test_streams_of_all_are_bounded_too():
+    """However many clients there are: what is answered at once has room beside them."""
+    streams, one = Streams(3), RateLimits(streams=1)
+    with ExitStack() as held:
+        for client in "abc":
+            held.enter_context(streams.one(client, one))
+        for client, told in (("a", "'a' may have 1 streams open"), ("d", "3 streams are open")):
+            with pytest.raises(RateLimited, match=told):
+                held.enter_context(streams.one(client, one))
+    with streams.one("d", one):
+        pass

@@ -1,3 +1,5 @@
+import json
+import random
 from dataclasses import asdict
 
 import pytest
@@ -6,7 +8,7 @@ from pydantic import ValidationError
 from warpcache_ray.config import Defaults, Limits
 from warpcache_ray.errors import InvalidRequest
 from warpcache_ray.parallel.split import Split
-from warpcache_ray.serving.schemas import GenerateRequest, check_shape
+from warpcache_ray.serving.schemas import POLICY_BYTES, GenerateRequest, check_shape
 
 INFO = {"size_multiple": 16, "frame_multiple": 4, "split": None}
 LIMITS = Limits(height=128, width=64, num_frames=33, num_inference_steps=10)
@@ -43,6 +45,36 @@ def test_bad_fields(field, value):
     with pytest.raises(ValidationError) as caught:
         GenerateRequest.model_validate({"prompt": "a cat", field: value})
     assert caught.value.errors()[0]["loc"][0] == field
+
+
+def _measured(steps: int) -> dict:
+    """`auto` with all digits of what was measured on both branches, as JSON has it."""
+    draw, size = random.Random(0), 2 * steps
+    products = [draw.random() for _ in range(size * (size + 1) // 2)]
+    sigmas = [1.0 - step / (3 * steps) for step in range(steps)]
+    gram = {"sigmas": sigmas, "products": products, "branches": ["cond", "uncond"]}
+    return {"name": "auto", "gram": gram}
+
+
+def test_a_policy_of_ones_own_is_bounded():
+    """Measurements of 50 steps are taken; for more the refusal names the field, its size and what is allowed."""
+    assert GenerateRequest(prompt="a", policy=_measured(50)).policy is not None
+    large = _measured(60)
+    with pytest.raises(ValidationError) as caught:
+        GenerateRequest(prompt="a", policy=large)
+    (error,) = caught.value.errors()
+    assert error["loc"][0] == "policy"
+    size = len(json.dumps(large))
+    assert f"the policy has {size} bytes; at most {POLICY_BYTES} are allowed" in error["msg"]
+    with pytest.raises(ValidationError, match=f"{POLICY_BYTES + 2} bytes"):
+        GenerateRequest(prompt="a", policy="x" * POLICY_BYTES)
+
+
+def test_a_refusal_does_not_repeat_a_large_policy():
+    """Not even where the other way to choose one is the mistake."""
+    with pytest.raises(ValidationError) as caught:
+        GenerateRequest(prompt="a", policy=_measured(50), quality="fast")
+    assert len(caught.value.errors()[0]["msg"]) < 300
 
 
 def test_policy_and_quality_exclude_each_other():

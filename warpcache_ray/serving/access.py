@@ -1,6 +1,7 @@
 """Who asks: API keys are checked at the door, and from whose key it is follows what a client may see and do.
 
-Without keys in the configuration everyone may do everything, and is known by whatever key it sends.
+Without keys in the configuration everyone may do everything, and is known by whatever key it sends. What it asks for is
+then counted together with what all others do: a name that anyone can invent evades no rate, and takes no memory.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ from warpcache_ray.serving.ratelimit import HEADERS, RateLimiter
 OPEN = frozenset({"/health", "/docs", "/redoc", "/openapi.json"})
 """Whoever watches the service, or reads about it, needs no key."""
 
+EVERYONE = "everyone"
+"""Whose rates hold where there are no keys."""
+
 HEADER = "x-api-key"
 _HELP = "An API key, as `warpcache key create` makes them."
 SCHEMES = [
@@ -44,6 +48,8 @@ class Caller:
     name: str
     admin: bool
     rate: RateLimits
+    counted_as: str
+    """Whom its rate holds for."""
 
     @property
     def owner(self) -> str | None:
@@ -64,7 +70,7 @@ def identify(access: AccessConfig, headers: Headers) -> Caller:
     scheme, _, token = headers.get("authorization", "").partition(" ")
     sent = headers.get(HEADER) or (token if scheme.lower() == "bearer" else "")
     if not access.keys:
-        return Caller(digest(sent)[:16] if sent else ANONYMOUS, True, access.rate)
+        return Caller(digest(sent)[:16] if sent else ANONYMOUS, True, access.rate, EVERYONE)
     if not sent:
         raise Unauthenticated(f"an API key is needed, as {HEADER} or as Authorization: Bearer")
     found, claimed = None, digest(sent)
@@ -74,7 +80,7 @@ def identify(access: AccessConfig, headers: Headers) -> Caller:
             found = key
     if found is None:
         raise Unauthenticated("the API key is unknown")
-    return Caller(found.name, found.admin, found.rate or access.rate)
+    return Caller(found.name, found.admin, found.rate or access.rate, found.name)
 
 
 async def only_admins() -> None:
@@ -107,7 +113,7 @@ class Gate:
             return
         send = self._telling(caller, send)
         try:
-            self.limiter.take("requests", caller.name, caller.rate)
+            self.limiter.take("requests", caller.counted_as, caller.rate)
         except RateLimited as error:
             await envelope(error)(scope, receive, send)
             return
@@ -120,7 +126,7 @@ class Gate:
     def _telling(self, caller: Caller, send: Send) -> Send:
         async def tell(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = self.limiter.headers(caller.name, caller.rate)
+                headers = self.limiter.headers(caller.counted_as, caller.rate)
                 MutableHeaders(scope=message).update(headers)
             await send(message)
 

@@ -99,6 +99,18 @@ class Rates:
         return work(job) * (median(told) if told else FIRST_RATE)
 
 
+def admits(waiting: Mapping[str, int], client: str, most: int) -> bool:
+    """Whether a client that has so many of the waiting jobs may have another one where `most` may wait: as long as
+    there is room, or as long as it has less than its share, which is `most` over the number of clients that wait, with
+    itself.
+
+    So the client with the i-th most jobs never has more than `most` / i: when the last of the first i of them came to
+    have as many, either there was room for all, or i clients waited. n clients have no more than `most` · (1 + ln n).
+    """
+    clients = len({*(name for name, count in waiting.items() if count), client})
+    return sum(waiting.values()) < most or waiting.get(client, 0) < most // clients
+
+
 class Turn(NamedTuple):
     """A waiting job, and what its claim charges its client (in worker-seconds, divided by the client's weight)."""
 

@@ -16,6 +16,7 @@ from ray.serve.context import _get_global_client
 
 from warpcache_ray.config import ServiceConfig, parse_config
 from warpcache_ray.errors import InvalidConfig
+from warpcache_ray.serving import handles
 from warpcache_ray.serving.ingress import Ingress
 from warpcache_ray.serving.preflight import (
     DRIVER_CPUS,
@@ -87,7 +88,7 @@ def assemble(config: ServiceConfig) -> Application:
     )
     ingress = serve.deployment(serve.ingress()(Ingress)).options(
         ray_actor_options={"num_cpus": INGRESS_CPUS},
-        max_ongoing_requests=1000,
+        max_ongoing_requests=handles.REQUESTS,
         health_check_period_s=5.0,
     )
     return ingress.bind(config, replicas)

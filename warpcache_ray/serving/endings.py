@@ -11,7 +11,7 @@ from typing import Any
 
 from warpcache_ray.config import ServiceConfig
 from warpcache_ray.errors import NotFound, Unavailable
-from warpcache_ray.serving import admission, lifecycle
+from warpcache_ray.serving import admission, lifecycle, retention
 from warpcache_ray.serving.admission import Rates
 from warpcache_ray.serving.jobs import Jobs
 from warpcache_ray.serving.leavings import (
@@ -78,12 +78,9 @@ class Endings:
         """One round: ends what is out of time, gives back what has lost its worker, forgets what is too old."""
         for job in self.jobs.active:
             await self._guarded(job.id, self._reap)
-        ended = sorted(self.jobs.having(*TERMINAL), key=lambda job: job.finished_at or 0.0)
-        surplus = len(ended) - self._config().keep_jobs
-        since = time.time() - self._config().result_ttl_s
-        for rank, job in enumerate(ended):
-            if rank >= surplus and (job.finished_at or 0.0) >= since:
-                break
+        config, ended = self._config(), self.jobs.having(*TERMINAL)
+        since = time.time() - config.result_ttl_s
+        for job in retention.forgettable(ended, since, config.keep_jobs):
             await self._guarded(job.id, self._forget)
 
     async def _guarded(self, job_id: str, action: Callable[[Job], Awaitable[None]]) -> None:

@@ -7,10 +7,20 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from warpcache_ray.config import ServiceConfig
+from warpcache_ray.config import MOST_REPLICAS, ServiceConfig
 from warpcache_ray.serving.coordinator import Coordinator
 
 NAMESPACE = "warpcache"
+
+REQUESTS = 1000
+"""How many the ingress has at a time."""
+STREAMS = REQUESTS // 2
+"""How many of them may stay open until something happens."""
+REPLICA_CALLS = 8
+"""A replica's to claim, to report, to hear orders and to finish, each perhaps twice: given up and made anew."""
+CALLS = REQUESTS + STREAMS + REPLICA_CALLS * MOST_REPLICAS
+"""How many the coordinator has at a time. A request makes one after the other, and leaves one behind only if it was a
+stream and goes on being counted as that: so however many clients wait, replicas are heard."""
 
 
 def connect(application: str, config: ServiceConfig) -> Any:
@@ -22,7 +32,7 @@ def connect(application: str, config: ServiceConfig) -> Any:
         get_if_exists=True,
         lifetime="detached",
         num_cpus=0,
-        max_concurrency=1000,
+        max_concurrency=CALLS,
         max_restarts=-1,
         # A replica's children live in its placement group and die with it, even detached ones.
         scheduling_strategy=PlacementGroupSchedulingStrategy(placement_group=None),

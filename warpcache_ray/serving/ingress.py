@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import secrets
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import AbstractContextManager, suppress
 from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
@@ -27,7 +28,7 @@ from warpcache_ray.serving.events import ANSWERS, LastEventId, follow
 from warpcache_ray.serving.idempotency import IdempotencyKey, once
 from warpcache_ray.serving.lifecycle import TERMINAL, Once, Status, new_id
 from warpcache_ray.serving.outbound import Outbound
-from warpcache_ray.serving.ratelimit import RateLimiter
+from warpcache_ray.serving.ratelimit import RateLimiter, Streams
 from warpcache_ray.serving.references import Images, check_reference, takes_images
 from warpcache_ray.serving.schemas import GenerateRequest, Invalidation, VideoFields, check_shape
 
@@ -38,6 +39,8 @@ IMAGE_ROUTES = ("/generate", "/v1/videos")
 
 OF_NO_JOB = frozenset({"find", "submit", "page", "health", "metrics_text"})
 """The coordinator's methods that take no job's id first."""
+LONG_POLLS = frozenset({"wait", "events"})
+"""Those that answer when something has happened."""
 
 
 class Service:
@@ -48,6 +51,7 @@ class Service:
         self.config = config
         self.actor = actor
         self.limiter = RateLimiter()
+        self.streams = Streams(handles.STREAMS)
         self.outbound = Outbound(config.outbound)
         self.images = Images(config, self.outbound)
         self._said: set[asyncio.Future[Any]] = set()
@@ -58,10 +62,17 @@ class Service:
         Raises:
             WarpCacheError: what it raised, or Unavailable while it restarts.
         """
+        long = method in LONG_POLLS
         if method not in OF_NO_JOB and self.caller.owner is not None:
             method, arguments = "for_owner", (self.caller.owner, method, *arguments)
+        call = asyncio.ensure_future(getattr(self.actor, method).remote(*arguments))
         try:
-            return await getattr(self.actor, method).remote(*arguments)
+            return await (asyncio.shield(call) if long else call)
+        except asyncio.CancelledError:
+            if long:
+                # The client has gone; the coordinator waits on until its time is over.
+                self.streams.stay(self.caller.counted_as, call)
+            raise
         except RayTaskError as error:
             raise error.cause from error
         except RayActorError as error:
@@ -72,6 +83,14 @@ class Service:
         said = asyncio.ensure_future(self.ask(method, *arguments))
         self._said.add(said)
         said.add_done_callback(self._said.discard)
+
+    def stream(self) -> AbstractContextManager[None]:
+        """The caller has one more open, for as long as the block takes.
+
+        Raises:
+            RateLimited: it has as many as it may.
+        """
+        return self.streams.one(self.caller.counted_as, self.caller.rate)
 
     async def model_info(self) -> dict[str, Any]:
         """What the model can make, as its replicas tell.
@@ -110,7 +129,7 @@ class Service:
         fields = asked.resolved(model, info["frame_multiple"]).job_request(model.defaults, seed)
         check_shape(fields, model.limits, info)
         check_reference(asked.reference, asked.image_field, info)
-        self.limiter.take("submissions", self.caller.name, self.caller.rate)
+        self.limiter.take("submissions", self.caller.counted_as, self.caller.rate)
         rest = (policy, self.caller.name, once)
         if asked.reference is None:
             job: dict[str, Any] = await self.ask("submit", fields, *rest)
@@ -179,11 +198,14 @@ def _add_generation(router: APIRouter, service: Service) -> None:
         body: GenerateRequest, request: Request, key: IdempotencyKey = None
     ) -> Response:
         """Takes a job in; answers with its id at once, or with its end if `wait` or a media type is asked for."""
-        job = await service.submit(body, once(key, service.caller.name, "/generate", body))
+        asked = once(key, service.caller.name, "/generate", body)
         raw = MEDIA_TYPES[body.output_format] in request.headers.get("accept", "")
         if not (body.wait or raw):
-            return JSONResponse(_public(job, request))
-        job = await _until_ended(service, job, body.cancel_on_disconnect)
+            return JSONResponse(_public(await service.submit(body, asked), request))
+        # Before the job is made: whoever may not wait for it has none.
+        with service.stream():
+            job = await service.submit(body, asked)
+            job = await _until_ended(service, job, body.cancel_on_disconnect)
         if job["status"] != Status.SUCCEEDED:
             return JSONResponse({"error": job["error"], "job": _public(job, request)}, _status(job))
         if raw:
@@ -215,7 +237,17 @@ def _add_jobs(router: APIRouter, service: Service) -> None:
         """The job's record: status, progress, cache summary, policy, seed, fingerprint of the latents."""
         return JSONResponse(_public(await service.ask("get", job_id), request))
 
-    @router.get("/jobs/{job_id}/events", response_class=StreamingResponse, responses=ANSWERS)
+    async def stream() -> AsyncIterator[None]:
+        # FastAPI ends it when the answer has been sent, or its client has gone.
+        with service.stream():
+            yield
+
+    @router.get(
+        "/jobs/{job_id}/events",
+        response_class=StreamingResponse,
+        responses=ANSWERS,
+        dependencies=[Depends(stream)],
+    )
     async def events(job_id: str, request: Request, last: LastEventId = None) -> Response:
         """What happens to the job, as Server-Sent Events from its first one to its end, or from `Last-Event-ID` on."""
         return await follow(service.ask, job_id, last, lambda job: _public(job, request))

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 from warpcache_ray.errors import IdempotencyConflict, JobNotReady, NotFound, QueueFull, Unavailable
+from warpcache_ray.serving.admission import admits
 from warpcache_ray.serving.attempts import Attempt
 from warpcache_ray.serving.history import STEP, happened
 from warpcache_ray.serving.lifecycle import Delivery, Job, Once, Status
@@ -119,12 +121,13 @@ class Jobs:
         return found
 
     async def add(self, job: Job, most: int, once: Once | None = None) -> Job:
-        """A new job, unless `most` wait already, or the one that its request's idempotency key stands for. The key is
-        part of the record, so that neither is ever there without the other.
+        """A new job, unless `most` wait already and its client has its share of those (see `admission.admits`), or the
+        one that its request's idempotency key stands for. The key is part of the record, so that neither is ever there
+        without the other.
 
         Raises:
             IdempotencyConflict: the key stands for another request.
-            QueueFull: as many jobs wait as may.
+            QueueFull: as many jobs wait as may, for this client.
             Unavailable: the store doesn't take it; there is no such job then.
         """
         async with self._changing:
@@ -133,9 +136,12 @@ class Jobs:
                 if known is not None:
                     return known
                 job = replace(job, key=once.key, asked=once.asked)
-            waiting = self.count(Status.QUEUED)
-            if waiting >= most:
-                raise QueueFull(f"{waiting} jobs wait already; try again later", "queue")
+            # One by one only where there may be no room: it takes all that wait.
+            if (waiting := self.count(Status.QUEUED)) >= most:
+                of = Counter(other.client for other in self.having(Status.QUEUED))
+                if not admits(of, job.client, most):
+                    said = f"{waiting} jobs wait already, {of[job.client]} of them yours"
+                    raise QueueFull(f"{said}; try again later", "queue")
             events = happened(None, job)
             try:
                 created = await self.store.create(_record(job, 1), events)
@@ -294,9 +300,9 @@ class Jobs:
 
 def _record(job: Job, version: int) -> Record:
     if job.ended:
-        return Record(job.id, version, Place.ENDED, job.finished_at or 0.0, asdict(job))
+        return Record(job.id, version, Place.ENDED, job.finished_at or 0.0, job.stored())
     place = Place.QUEUED if job.status is Status.QUEUED else Place.RUNNING
-    return Record(job.id, version, place, job.created_at, asdict(job))
+    return Record(job.id, version, place, job.created_at, job.stored())
 
 
 def _job(record: Record) -> Job:

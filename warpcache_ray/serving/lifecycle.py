@@ -86,6 +86,7 @@ class Job:
     id: str
     request: dict[str, Any]
     policy: dict[str, Any]
+    """In full, with all that was measured for it, as long as there may be another attempt; then its summary."""
     created_at: float
     client: str = ANONYMOUS
     busy_since: float = 0.0
@@ -121,6 +122,14 @@ class Job:
     """Its owner wants to see no more of it. What it charged its client counts all the same."""
     webhook: Delivery | None = None
     """None: nobody wants to be told of the job's end."""
+    policy_summary: dict[str, Any] = field(default_factory=dict)
+    policy_version: str = ""
+    """Both are told at every look, and made once: a policy may hold thousands of numbers."""
+
+    def __post_init__(self) -> None:
+        if not self.policy_version:
+            object.__setattr__(self, "policy_summary", summarize_policy(self.policy))
+            object.__setattr__(self, "policy_version", digest(self.policy))
 
     @property
     def ended(self) -> bool:
@@ -149,13 +158,16 @@ class Job:
             return 1.0
         return self.step / self.total_steps if self.total_steps else 0.0
 
+    def stored(self) -> dict[str, Any]:
+        """All of it, as JSON can hold it. The policy is the job's own: to copy it would take longer than all else."""
+        return asdict(replace(self, policy={})) | {"policy": self.policy}
+
     def to_dict(self) -> dict[str, Any]:
         """The record as it leaves the service; the video's place on disk and the policy's measurements stay inside."""
-        record = asdict(self)
+        record = self.stored()
         for private in PRIVATE:
             del record[private]
-        record["policy"] = summarize_policy(self.policy)
-        record["policy_version"] = digest(self.policy)
+        record["policy"] = record.pop("policy_summary")
         record["result"] = {k: v for k, v in self.result.items() if k != "path"}
         record["cache"] = self.cache
         record["attempts"] = [attempt.to_dict() for attempt in self.attempts]
@@ -219,7 +231,7 @@ def succeed(job: Job, fence: int, result: dict[str, Any], now: float) -> Job:
     if job.status is Status.SUCCEEDED and job.fence == fence:
         return job
     _check(job, fence)
-    job = replace(job, status=Status.SUCCEEDED, result=result, finished_at=now)
+    job = _ended(job, Status.SUCCEEDED, now, result=result)
     return _over(job, End.SUCCEEDED, now, timings=result.get("timings", {}))
 
 
@@ -291,7 +303,11 @@ def _end(job: Job, error: dict[str, Any], now: float) -> Job:
     if job.attempts and job.attempts[-1].end is None:
         job = _over(job, End.CANCELLED if cancelled else End.FAILED, now, error["code"])
     status = Status.CANCELLED if cancelled else Status.FAILED
-    return replace(job, status=status, error=error, finished_at=now)
+    return _ended(job, status, now, error=error)
+
+
+def _ended(job: Job, status: Status, now: float, **outcome: Any) -> Job:
+    return replace(job, status=status, policy=job.policy_summary, finished_at=now, **outcome)
 
 
 def _over(

@@ -11,6 +11,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -25,6 +26,8 @@ from warpcache_ray.errors import (
 from warpcache_ray.serving.schemas import GenerateRequest
 
 _SHOWN = 100
+FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
+"""The second is what aiohttp makes of a form without files."""
 RETRY_S = 2.0
 """When to try again, where nobody knows better."""
 
@@ -104,9 +107,24 @@ def explain(first: dict[str, Any], schema: type[BaseModel] = GenerateRequest) ->
     return envelope(InvalidRequest(f"{where}{message}", field or None))
 
 
+def check_rest(body: bytes, limit: int) -> None:
+    """Refuses a body (JSON, or a form's texts between quotes) of which more than `limit` bytes are something else than
+    one image as `data:` URL. This is found without parsing it: what takes time to parse is the rest.
+
+    Raises:
+        PayloadTooLarge: the rest is too large.
+    """
+    # Base64 has no quotes in it, and between two of them JSON begins with `data:` only where that is a string's text.
+    images = (len(part) for part in body.split(b'"') if part.startswith(b"data:"))
+    rest = len(body) - max(images, default=0)
+    if rest > limit:
+        said = f"the body is too large: {rest} bytes without an image; at most {limit} are allowed"
+        raise PayloadTooLarge(said, "body")
+
+
 class BodyLimit:
-    """Refuses bodies over `limit` bytes (or over what `larger` adds for the path), by their declared length or as they
-    arrive; holds what it lets through."""
+    """Refuses bodies over `limit` bytes, by their declared length or as they arrive; holds what it lets through. What
+    `larger` adds for the path is for an image alone (in forms, for their files: whoever reads them checks the rest)."""
 
     def __init__(self, app: ASGIApp, limit: int, larger: Larger | None = None) -> None:
         self.app = app
@@ -139,6 +157,10 @@ class BodyLimit:
             messages.append(await receive())
             taken += len(messages[-1].get("body", b""))
             limit = await self._limit(scope, taken, limit)
+        if taken > self.limit and not Headers(scope=scope).get("content-type", "").startswith(
+            FORMS
+        ):
+            check_rest(b"".join(message.get("body", b"") for message in messages), self.limit)
         return messages
 
     async def _limit(self, scope: Scope, size: int, limit: int) -> int:

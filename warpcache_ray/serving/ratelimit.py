@@ -1,11 +1,15 @@
-"""How often a client may ask: moving windows, by the library `limits`."""
+"""How often a client may ask: moving windows, by the library `limits`; and how many requests it may keep open."""
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
-from typing import Literal
+from typing import Any, Literal
 
 from limits import RateLimitItem, parse
 from limits.storage import MemoryStorage
@@ -28,7 +32,7 @@ HEADERS = [name for kind in KINDS for name in _headers(kind)]
 
 
 class RateLimiter:
-    """Counts in this process' memory: a new one starts from nothing."""
+    """Counts in this process' memory: a new one starts from nothing. Clients are names in the configuration."""
 
     def __init__(self) -> None:
         self._windows = MovingWindowRateLimiter(MemoryStorage())
@@ -61,6 +65,41 @@ class RateLimiter:
                     _headers(kind), (str(limit.amount), str(left), f"{wait_s}s"), strict=True
                 )
         return told
+
+
+class Streams:
+    """Requests that stay open until something happens, by client: no more of one than its rate allows, and no more than
+    `most` of all, so that there is room for those that are answered at once."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._open: Counter[str] = Counter()
+
+    @contextmanager
+    def one(self, client: str, rate: RateLimits) -> Iterator[None]:
+        """One more, for as long as the block takes.
+
+        Raises:
+            RateLimited: the client, or all of them, have as many as they may.
+        """
+        if self._open[client] >= rate.streams:
+            said = f"{client!r} may have {rate.streams} streams open and has so many"
+            raise RateLimited(f"{said}; close one or try again later")
+        if self._open.total() >= self._most:
+            raise RateLimited(f"{self._most} streams are open, as many as may; try again later")
+        self._open[client] += 1
+        try:
+            yield
+        finally:
+            self._close(client)
+
+    def stay(self, client: str, call: asyncio.Future[Any]) -> None:
+        """Counts on what a request leaves behind that was given up, until that is over."""
+        self._open[client] += 1
+        call.add_done_callback(lambda _: self._close(client))
+
+    def _close(self, client: str) -> None:
+        self._open[client] -= 1
 
 
 def _limit(kind: Kind, rate: RateLimits) -> RateLimitItem | None:

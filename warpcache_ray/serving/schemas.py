@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -12,6 +13,10 @@ from warpcache_ray.media import Format
 from warpcache_ray.parallel.split import Split
 from warpcache_ray.serving.admission import Priority
 from warpcache_ray.serving.references import ImageField, Reference
+
+POLICY_BYTES = 1 << 17
+"""How much JSON a request's own policy may be: measurements of 50 steps on both branches with all their digits have
+room. Larger ones belong into the service's configuration."""
 
 
 class VideoFields(BaseModel):
@@ -44,11 +49,23 @@ class VideoFields(BaseModel):
             raise ValueError("must not be blank")
         return prompt
 
+    @field_validator("policy")
+    @classmethod
+    def _small(cls, policy: str | dict[str, Any] | None) -> str | dict[str, Any] | None:
+        try:
+            # What is no JSON is no policy either, which its parser says.
+            size = len(json.dumps(policy, default=repr))
+        except RecursionError:
+            raise ValueError("the policy is nested too deeply") from None
+        if size > POLICY_BYTES:
+            raise ValueError(f"the policy has {size} bytes; at most {POLICY_BYTES} are allowed")
+        return policy
+
     @model_validator(mode="after")
     def _one_choice(self) -> VideoFields:
         if self.policy is not None and self.quality is not None:
             raise ValueError(
-                f"policy = {self.policy!r} and quality = {self.quality!r} exclude each other; give one of them"
+                f"policy = {self.policy!r:.100} and quality = {self.quality!r} exclude each other; give one of them"
             )
         return self
 

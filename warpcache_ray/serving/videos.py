@@ -35,11 +35,8 @@ CONTENT = answers.of_type(
     "The video or its preview", *MEDIA_TYPES.values(), *(kind for _, kind in PREVIEWS.values())
 )
 
-FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
-"""The second is what aiohttp makes of a form without files."""
-
 _SCHEMA = {"schema": VideoRequest.model_json_schema()}
-_KINDS = {kind: _SCHEMA for kind in ("application/json", *FORMS)}
+_KINDS = {kind: _SCHEMA for kind in ("application/json", *problems.FORMS)}
 _BODY = {"requestBody": {"required": True, "content": _KINDS}}
 
 
@@ -58,7 +55,9 @@ def _add_creation(router: APIRouter, service: Service) -> None:
     async def create(request: Request, key: IdempotencyKey = None) -> Response:
         """Takes a video in, as JSON or as a form; answers with its id at once."""
         try:
-            asked = VideoRequest.model_validate(await _body(request))
+            asked = VideoRequest.model_validate(
+                await _body(request, service.config.model.limits.body_bytes)
+            )
         except ValidationError as error:
             first: dict[str, Any] = {**error.errors()[0]}
             return problems.explain({**first, "loc": ("body", *first["loc"])}, VideoRequest)
@@ -67,11 +66,13 @@ def _add_creation(router: APIRouter, service: Service) -> None:
         return _answer(service, job, request)
 
 
-async def _body(request: Request) -> Any:
-    if request.headers.get("content-type", "").startswith(FORMS):
+async def _body(request: Request, most: int) -> Any:
+    if request.headers.get("content-type", "").startswith(problems.FORMS):
         # How large all parts may be was checked before.
         async with request.form(max_part_size=sys.maxsize) as form:
             items = [(name, await _content(part)) for name, part in form.multi_items()]
+        texts = '"'.join(part for _, part in items if isinstance(part, str))
+        problems.check_rest(texts.encode(errors="replace"), most)
         return videos_schema.unfold(videos_schema.form_fields(items))
     try:
         body = json.loads(await request.body())
