@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "core": {"torch", f"{OURS}.core"},
     "models": {"torch", "diffusers", f"{OURS}.core", f"{OURS}.errors", f"{OURS}.models"},
     "engine": {"torch", "diffusers", "numpy", f"{OURS}.engine", f"{OURS}.models", f"{OURS}.core"}
-    | {f"{OURS}.errors", f"{OURS}.policy_spec"},
+    | {f"{OURS}.errors", f"{OURS}.policy_spec", f"{OURS}.policy_document"},
 }
 """Beside the standard library."""
 

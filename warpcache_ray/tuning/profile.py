@@ -19,7 +19,8 @@ from warpcache_ray.core.gram import Gram
 from warpcache_ray.core.policies.auto import FEWEST_STEPS, Auto, obstacle
 from warpcache_ray.core.schedule import plan
 from warpcache_ray.core.types import Course
-from warpcache_ray.engine.install import Installation, fingerprint
+from warpcache_ray.engine.fingerprints import fingerprint
+from warpcache_ray.engine.install import Installation
 from warpcache_ray.errors import InvalidRequest
 from warpcache_ray.policy_spec import parse_policy
 from warpcache_ray.quality.fidelity import psnr
