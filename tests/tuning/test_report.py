@@ -98,5 +98,9 @@ def test_charts_scale(invent: Any) -> None:
     ]
     assert [t for t in ticks if t in (0.01, 0.1, 1, 10, 100)] == [10, 0.01, 0.1, 1, 10, 100]
     assert all(map(math.isfinite, ticks))
-    cells = list(_parsed(heat_map([("a", [0.0, 2.0, 1.0])], "value")).iter(f"{SVG}rect"))
-    assert [float(c.attrib["fill-opacity"]) for c in cells] == [0, 1, 0.5]
+    cells = list(
+        _parsed(heat_map([("a", [0.0, 4.0, 1.0]), ("b", [1.0, 0.0, 0.0])], "value")).iter(
+            f"{SVG}rect"
+        )
+    )
+    assert [float(c.attrib["fill-opacity"]) for c in cells] == [0, 1, 0.5, 1, 0, 0]

@@ -101,6 +101,15 @@ def test_what_is_out_of_reach_is_refused(pipe: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("model", ["wan"])
+def test_what_cannot_be_planned_ends_at_once(pipe: Any, tmp_path: Path) -> None:
+    """A model of few steps: one run, and the reason."""
+    runs = Runs(pipe, {**ARGUMENTS, "num_inference_steps": 4}, tmp_path)
+    with pytest.raises(InvalidRequest, match=r"few steps.*5 or more"):
+        search(runs, REQUESTS, Target("psnr", 30.0), 0.95, progress=False)
+    assert runs.generations == 1
+
+
+@pytest.mark.parametrize("model", ["wan"])
 @pytest.mark.parametrize("count", [1, 10])
 def test_requests_must_fit(pipe: Any, tmp_path: Path, count: int) -> None:
     """One tells nothing of the others; ten leave no room for candidates."""

@@ -159,11 +159,12 @@ class _Search:
     bar: Any
 
     def run(self) -> Profile:
-        references = []
+        references: list[Reference] = []
         for request in self.requests:
             references.append(self.runs.reference(request))
             self._tell()
-        course = common_course(references)
+            # What can't be planned shows at the first run.
+            course = common_course(references)
         noise = self.runs.noise(self.requests[0])
         self._tell()
         base = self._calibrated(references, course)

@@ -10,7 +10,7 @@ from html import escape
 Points = Sequence[tuple[float, float]]
 
 WIDTH, HEIGHT = 680, 260
-LEFT, RIGHT, TOP, BOTTOM = 64, 12, 12, 40
+LEFT, RIGHT, TOP, BOTTOM = 76, 12, 12, 40
 TICKS = 6
 
 
@@ -49,7 +49,7 @@ class Chart:
         at = self._y(y)
         self.parts.append(
             f'<line class="level" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>'
-            f'<text class="note" x="{LEFT + 6}" y="{at - 4:.1f}">{escape(said)}</text>'
+            f'<text class="note" x="{WIDTH - RIGHT}" y="{at + 14:.1f}" text-anchor="end">{escape(said)}</text>'
         )
 
     def render(self) -> str:
@@ -93,10 +93,10 @@ class Chart:
 
 
 def heat_map(rows: Sequence[tuple[str, Sequence[float]]], titles: str) -> str:
-    """One row of cells for each name, the darker the larger (0 is white, the largest of all is darkest)."""
-    largest = max((v for _, values in rows for v in values), default=0) or 1.0
+    """One row of cells for each name, the darker the larger (0 is white, the largest of its row is darkest)."""
     cell, parts = 22, []
     for i, (name, values) in enumerate(rows):
+        largest = max(values) or 1.0
         y, width = i * (cell + 4), (WIDTH - LEFT - RIGHT) / len(values)
         parts.append(
             f'<text class="tick" x="{LEFT - 6}" y="{y + 15}" text-anchor="end">{escape(name)}</text>'
@@ -104,7 +104,7 @@ def heat_map(rows: Sequence[tuple[str, Sequence[float]]], titles: str) -> str:
         for j, value in enumerate(values):
             at = f'x="{LEFT + j * width:.1f}" y="{y}" width="{width:.1f}" height="{cell}"'
             said = escape(f"step {j}: {titles} {value:.3g}")
-            shade = f'fill-opacity="{value / largest:.3f}"'
+            shade = f'fill-opacity="{math.sqrt(value / largest):.3f}"'
             parts.append(f'<rect class="cell" {at} {shade}><title>{said}</title></rect>')
     return _svg(len(rows) * (cell + 4), "".join(parts))
 
