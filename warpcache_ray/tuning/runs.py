@@ -50,7 +50,7 @@ class Reference:
     course: Course
     branches: tuple[str, ...]
     shape: tuple[int, ...]
-    trajectory: NDArray[np.float16] | None
+    trajectory: NDArray[np.float32] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +143,7 @@ class Runs:
             "branches": recording.branches,
             "shape": recording.shape,
         }
-        trajectory = {"trajectory": torch.stack(latents).half().numpy()} if trace else {}
+        trajectory = {"trajectory": torch.stack(latents).numpy()} if trace else {}
         return _packed(
             frames=_pixels(recording.result),
             gram=recording.gram().numpy(),
@@ -164,7 +164,7 @@ class Runs:
         errors = None
         if reference.trajectory is not None:
             steps = zip(latents, torch.from_numpy(reference.trajectory), strict=True)
-            errors = [float((ours - plain.float()).square().mean()) for ours, plain in steps]
+            errors = [float((ours - plain).square().mean()) for ours, plain in steps]
         return _score(_pixels(out), reference, calls, errors)
 
     def _call(self, request: Request) -> dict[str, Any]:
