@@ -27,7 +27,7 @@ MAY_IMPORT = {
         f"{OURS}.models",
         f"{OURS}.core",
     }
-    | {f"{OURS}.errors", f"{OURS}.policy_spec"},
+    | {f"{OURS}.errors", f"{OURS}.policy_spec", f"{OURS}.policy_document"},
 }
 """Beside the standard library."""
 

@@ -7,11 +7,8 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-import warpcache_ray
 from warpcache_ray.cli import app
-from warpcache_ray.core.policies.auto import Auto
 from warpcache_ray.doctor import findings
-from warpcache_ray.policy_spec import load_policy
 from warpcache_ray.video import read_video
 
 SHAPE = [
@@ -80,60 +77,6 @@ def test_policy_with_parameters(folders: dict[str, Path], tmp_path: Path) -> Non
     )
     assert told.exit_code == 0, told.output
     assert read_video(out).shape == (9, 32, 32, 3)
-
-
-def test_profile_writes_a_policy_that_generate_reads(
-    folders: dict[str, Path], tmp_path: Path
-) -> None:
-    """Calibrated on as many prompts as asked for, with the budget that was given."""
-    model, policy = str(folders["wan"]), tmp_path / "made" / "policy.json"
-    prompts = tmp_path / "prompts.txt"
-    prompts.write_text("a cat\n\na field\nnever run\n")
-    size = ["--height", "32", "--width", "32", "--num-frames", "9"]
-    told = run(
-        *("profile", "--model", model, "--prompts", str(prompts), "--count", "2"),
-        *("--max-calls", "3", "--steps", "8", "--out", str(policy), *size),
-    )
-    assert told.exit_code == 0, told.output
-    assert "2/2" in told.stderr
-    made = load_policy(policy)
-    assert isinstance(made, Auto)
-    assert (made.max_calls, made.shape) == (3, (4, 3, 4, 4))
-    out = tmp_path / "cat.gif"
-    told = run(
-        *("generate", "a cat", "--model", model, "--out", str(out)),
-        *("--policy", str(policy)),
-        *SHAPE,
-    )
-    assert told.exit_code == 0, told.output
-    assert "6 recomputed" in told.output
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        (["--out", "policy.toml"], ".json, .yaml or .yml"),
-        (["--target-psnr", "-1"], "target_psnr: -1.0 is not allowed"),
-        (["--max-calls", "3", "--target-psnr", "30"], "target_psnr: 30.0 is not allowed"),
-        (["--prompts", "none.txt"], "prompts = 'none.txt': can't be read"),
-        (["--model", "no/such-model"], "model.path"),
-    ],
-)
-def test_profile_refuses_before_it_runs(options: list[str], said: str) -> None:
-    """Exit status 2, and a message that names the option."""
-    told = run("profile", *options)
-    assert told.exit_code == 2
-    assert said in " ".join(told.stderr.split())
-
-
-def test_prompts_of_ours_are_no_test_prompts() -> None:
-    """Sixteen in each set, all different; what is calibrated on isn't what is measured on."""
-    package = Path(warpcache_ray.__file__).parent
-    sets = {p.stem: p.read_text().splitlines() for p in (package / "tuning/prompts").glob("*.txt")}
-    assert set(sets) == {"generic", "toyworld"}
-    assert all(len(set(lines)) == 16 == len(lines) for lines in sets.values())
-    measured = (package / "bench/prompts/toyworld.txt").read_text().splitlines()
-    assert not set(measured) & set(sets["toyworld"])
 
 
 @pytest.mark.parametrize(

@@ -11,22 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 import yaml
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from warpcache_ray import key_command
+from warpcache_ray import key_command, profile_command
 from warpcache_ray.config import ModelConfig, ServiceConfig, load_application
 from warpcache_ray.errors import InvalidPolicy, InvalidRequest, WarpCacheError
 from warpcache_ray.media import MEDIA_TYPES
-from warpcache_ray.policy_spec import (
-    POLICY_FILES,
-    check_policy_file,
-    load_policy,
-    parse_policy,
-    save_policy,
-)
+from warpcache_ray.policy_spec import POLICY_FILES, load_policy, parse_policy
+from warpcache_ray.terminal import DEMO_MODEL, complain, console, load_engine, sampled
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -37,11 +31,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Video diffusion, made cheaper.")
 app.add_typer(key_command.app, name="key")
-console = Console()
-complaints = Console(stderr=True)
-
-DEMO_MODEL = "toyworld/wan"
-DEMO_I2V_MODEL = "toyworld/wan-i2v"
+app.command()(profile_command.profile)
 
 _COLUMNS = (
     TextColumn("{task.description}"),
@@ -64,7 +54,7 @@ def serve(
         check_model(checked)
         check_layout(checked)
     except WarpCacheError as error:
-        raise _complain(error) from error
+        raise complain(error) from error
     os.execvp(sys.executable, [sys.executable, "-m", "ray.serve.scripts", "run", str(config)])
 
 
@@ -95,19 +85,19 @@ def generate(
     """Generate a video here, without a server."""
     from warpcache_ray.engine.events import Generation
 
-    sampled = _sampled(model, height, width, num_frames, guidance_scale)
+    sizes = sampled(model, height, width, num_frames, guidance_scale)
     try:
         generation = Generation(
             prompt=prompt,
             seed=secrets.randbelow(2**31) if seed is None else seed,
             num_inference_steps=num_inference_steps,
             negative_prompt=negative_prompt,
-            image=None if image is None else _image(image, sampled),
-            **sampled,
+            image=None if image is None else _image(image, sizes),
+            **sizes,
         )
         form = _format(out)
         chosen = _policy(policy)
-        engine = _load(model, dtype, device, threads)
+        engine = load_engine(model, dtype, device, threads)
         if compare:
             # The first steps of a process are slow; neither of the two runs is to pay for them.
             engine.generate(replace(generation, num_inference_steps=1), parse_policy("never"))
@@ -120,7 +110,7 @@ def generate(
             _write(beside, plain, fps, form)
             console.print(_comparison(result, plain, beside))
     except WarpCacheError as error:
-        raise _complain(error) from error
+        raise complain(error) from error
 
 
 @app.command()
@@ -153,55 +143,8 @@ def demo(
                 job, video = steps.generate(client, request, on_progress)
         out.write_bytes(video)
     except WarpCacheError as error:
-        raise _complain(error) from error
+        raise complain(error) from error
     console.print(f"{out}: {len(video)} bytes, seed {job['request']['seed']}", job["cache"])
-
-
-@app.command()
-def profile(
-    model: Annotated[str, typer.Option(help="Pipeline folder or hub id")] = DEMO_MODEL,
-    out: Annotated[Path, typer.Option(help="Policy file: .json, .yaml or .yml")] = Path(
-        "policy.json"
-    ),
-    prompts: Annotated[Path | None, typer.Option(help="One a line; default: a set of ours")] = None,
-    count: Annotated[int, typer.Option(min=1, help="Prompts to run, at most")] = 8,
-    max_calls: Annotated[int | None, typer.Option(min=1, help="Steps to compute, at most")] = None,
-    target_psnr: Annotated[float | None, typer.Option(help="dB against uncached")] = None,
-    steps: Annotated[int, typer.Option(min=1)] = 50,
-    height: Annotated[int | None, typer.Option(min=16)] = None,
-    width: Annotated[int | None, typer.Option(min=16)] = None,
-    num_frames: Annotated[int | None, typer.Option(min=1)] = None,
-    guidance_scale: Annotated[float | None, typer.Option(min=0)] = None,
-    dtype: Annotated[Literal["float32", "bfloat16", "float16"], typer.Option()] = "float32",
-    device: Annotated[Literal["cpu", "cuda"], typer.Option()] = "cpu",
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads")] = 1,
-) -> None:
-    """Calibrate the policy `auto` on a model's own runs, and write it to a file."""
-    try:
-        check_policy_file(out)
-        parse_policy("auto", max_calls=max_calls, target_psnr=target_psnr)
-        sampled = _sampled(model, height, width, num_frames, guidance_scale)
-        sampled["num_inference_steps"] = steps
-        captions = _captions(model, prompts)[:count]
-        engine = _load(model, dtype, device, threads)
-        # Calibration watches the pipeline itself.
-        engine.installation.remove()
-        from warpcache_ray import tuning
-
-        policy = tuning.profile(
-            engine.pipeline,
-            [{"prompt": caption, **sampled} for caption in captions],
-            max_calls=max_calls,
-            target_psnr=target_psnr,
-        )
-        out.parent.mkdir(parents=True, exist_ok=True)
-        save_policy(policy, out)
-    except WarpCacheError as error:
-        raise _complain(error) from error
-    except ValueError as error:
-        # The pipeline's own checks, before its first step.
-        raise _complain(InvalidRequest(str(error))) from error
-    console.print(f"{out}: {policy.model} at {policy.shape}, level {policy.level}", markup=False)
 
 
 @app.command()
@@ -251,7 +194,7 @@ def bench(
         )
         report = command.bench(request)
     except WarpCacheError as error:
-        raise _complain(error) from error
+        raise complain(error) from error
     console.print(report, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -270,23 +213,11 @@ def doctor() -> None:
         raise typer.Exit(1)
 
 
-def _complain(error: WarpCacheError) -> typer.Exit:
-    complaints.print(f"[red]{error.code}[/red]: {escape(error.message)}", highlight=False)
-    return typer.Exit(2)
-
-
 def _names(text: str) -> tuple[str, ...]:
     return tuple(filter(None, map(str.strip, text.split(","))))
 
 
-def _sampled(model: str, *given: float | None) -> dict[str, Any]:
-    """The pipeline arguments that are given, in this order; the demo models have defaults of their own."""
-    defaults = {"height": 64, "width": 64, "num_frames": 17, "guidance_scale": 4.0}
-    chosen = {n: value for n, value in zip(defaults, given, strict=True) if value is not None}
-    return {**(defaults if model in (DEMO_MODEL, DEMO_I2V_MODEL) else {}), **chosen}
-
-
-def _image(path: Path, sampled: dict[str, Any]) -> Image:
+def _image(path: Path, sizes: dict[str, Any]) -> Image:
     from warpcache_ray.image import fit, read_image
 
     try:
@@ -294,21 +225,8 @@ def _image(path: Path, sampled: dict[str, Any]) -> Image:
     except OSError as error:
         said = f"image = {str(path)!r}: can't be read: {error.strerror}"
         raise InvalidRequest(said, "image") from error
-    known = "width" in sampled and "height" in sampled
-    return fit(image, sampled["width"], sampled["height"]) if known else image
-
-
-def _captions(model: str, prompts: Path | None) -> list[str]:
-    own = "toyworld" if model == DEMO_MODEL else "generic"
-    path = prompts or Path(__file__).parent / "tuning" / "prompts" / f"{own}.txt"
-    try:
-        found = [line.strip() for line in path.read_text().splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        message = f"prompts = {str(path)!r}: can't be read: {error}"
-        raise InvalidRequest(message, "prompts") from error
-    if not found:
-        raise InvalidRequest(f"prompts = {str(path)!r}: must hold one prompt a line", "prompts")
-    return found
+    known = "width" in sizes and "height" in sizes
+    return fit(image, sizes["width"], sizes["height"]) if known else image
 
 
 def _policy(text: str) -> Policy:
@@ -329,26 +247,6 @@ def _format(out: Path) -> Any:
         allowed = ", ".join(MEDIA_TYPES)
         raise InvalidRequest(f"out = {str(out)!r}: the ending must be one of {allowed}", "out")
     return form
-
-
-def _load(model: str, dtype: str, device: str, threads: int) -> Engine:
-    from warpcache_ray.serving.preflight import check_model
-
-    config = ServiceConfig(ModelConfig(model))
-    check_model(config)
-    with console.status(f"loading {model}"):
-        import diffusers
-        import torch
-        import transformers
-
-        from warpcache_ray.engine.engine import Engine
-
-        diffusers.utils.logging.disable_progress_bar()
-        transformers.utils.logging.disable_progress_bar()
-        if device == "cuda" and not torch.cuda.is_available():
-            raise InvalidRequest("device = 'cuda': there is no GPU here; use 'cpu'", "device")
-        torch.set_num_threads(threads)
-        return Engine.load(config.model.folder or model, dtype, device)
 
 
 def _run(engine: Engine, generation: Generation, policy: Policy) -> Result:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from warpcache_ray.core.policies import POLICIES
 from warpcache_ray.core.policy import Policy
 from warpcache_ray.errors import InvalidPolicy
+from warpcache_ray.policy_document import PolicyDocument, is_document, parse_document
+from warpcache_ray.policy_document import digest as digest
 
 PolicySpec = str | Mapping[str, Any] | Policy
 POLICY_FILES = (".json", ".yaml", ".yml")
@@ -48,36 +50,55 @@ def parse_policy(spec: PolicySpec, **parameters: Any) -> Policy:
 
 
 def load_policy(path: str | Path, **parameters: Any) -> Policy:
-    """The policy in a `.json`, `.yaml` or `.yml` file, with further `parameters`; what both leave out has its default.
+    """The policy in a `.json`, `.yaml` or `.yml` file (bare, or a profiler's document), with further `parameters`; what
+    both leave out has its default.
 
     Raises:
         InvalidPolicy: no such file, another ending, not of its format, or no valid policy.
     """
     path = Path(path)
-    read, _ = _format(path)
-    try:
-        spec = read(path.read_text())
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise InvalidPolicy(f"{path}: can't be read: {error}", "policy") from error
+    spec = _read(path)
     if not isinstance(spec, (str, Mapping)):
         raise InvalidPolicy(
             f"{path}: must hold a policy's name, or a mapping with `name`", "policy"
         )
     try:
+        if is_document(spec):
+            spec = parse_document(spec).policy
         return parse_policy(parse_policy(spec), **parameters)
     except InvalidPolicy as error:
         raise InvalidPolicy(f"{path}: {error.message}", error.param) from error
 
 
-def save_policy(policy: Policy, path: str | Path) -> None:
-    """Writes all parameters, as JSON or YAML by the file's ending; `load_policy` reads them back.
+def load_document(path: str | Path) -> PolicyDocument:
+    """The profiler's document in a `.json`, `.yaml` or `.yml` file; its policy is valid.
+
+    Raises:
+        InvalidPolicy: no such file, another ending, or no document.
+    """
+    try:
+        document = parse_document(_read(Path(path)))
+        parse_policy(document.policy)
+    except InvalidPolicy as error:
+        told = error.message if str(path) in error.message else f"{path}: {error.message}"
+        raise InvalidPolicy(told, error.param) from error
+    return document
+
+
+def save_policy(policy: Policy | PolicyDocument, path: str | Path) -> None:
+    """Writes all parameters (of a document, all that it holds), as JSON or YAML by the file's ending; `load_policy`
+    reads them back. The file is whole at any time.
 
     Raises:
         InvalidPolicy: another ending.
     """
-    _, write = _format(Path(path))
+    path = Path(path)
+    _, write = _format(path)
+    content = describe_policy(policy) if isinstance(policy, Policy) else policy.to_dict()
+    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
     # By way of JSON, so that tuples and enumerations are plain in YAML too.
-    Path(path).write_text(write(json.loads(json.dumps(describe_policy(policy)))))
+    draft.write_text(write(json.loads(json.dumps(content))))
+    draft.replace(path)
 
 
 def describe_policy(policy: Policy) -> dict[str, Any]:
@@ -101,12 +122,6 @@ def parameters_of(kind: type[Policy]) -> list[str]:
     return [field.name for field in dataclasses.fields(kind)]
 
 
-def digest(described: Mapping[str, Any] | Sequence[Any]) -> str:
-    """Fingerprint of a full policy or of a part of one: equal for equal parameters and measurements."""
-    text = json.dumps(described, sort_keys=True).encode()
-    return f"sha256:{hashlib.sha256(text).hexdigest()[:16]}"
-
-
 def check_policy_file(path: str | Path) -> None:
     """Refuses a name that `save_policy` would refuse.
 
@@ -114,6 +129,14 @@ def check_policy_file(path: str | Path) -> None:
         InvalidPolicy: another ending.
     """
     _format(Path(path))
+
+
+def _read(path: Path) -> Any:
+    read, _ = _format(path)
+    try:
+        return read(path.read_text())
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise InvalidPolicy(f"{path}: can't be read: {error}", "policy") from error
 
 
 def _format(path: Path) -> tuple[Callable[[str], Any], Callable[[Any], str]]:

@@ -15,7 +15,8 @@ from warpcache_ray import dit_cache_stats, enable_dit_cache
 from warpcache_ray.core.types import Step
 from warpcache_ray.engine.engine import Engine
 from warpcache_ray.engine.events import Generation
-from warpcache_ray.engine.install import find, fingerprint
+from warpcache_ray.engine.fingerprints import fingerprint
+from warpcache_ray.engine.install import find
 from warpcache_ray.errors import GenerationFailed, InvalidPolicy
 from warpcache_ray.policy_spec import parse_policy
 

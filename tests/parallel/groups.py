@@ -209,7 +209,7 @@ class Rank:
 
     def fingerprint(self, folder: str) -> str:
         """The model's, as this layout loads it."""
-        from warpcache_ray.engine.install import fingerprint
+        from warpcache_ray.engine.fingerprints import fingerprint
 
         return fingerprint(self.member.load(folder).transformer)
 

@@ -264,7 +264,7 @@ def test_a_model_keeps_its_fingerprint(
     pair: Group, folders: Folders, pipe_of: Callable[[str], Any], layout: str, model: str
 ) -> None:
     """What was calibrated on one rank serves several."""
-    from warpcache_ray.engine.install import fingerprint
+    from warpcache_ray.engine.fingerprints import fingerprint
 
     told = pair.run(layout, "fingerprint", folder=str(folders[model]))
     assert told == [fingerprint(pipe_of(model).transformer)] * 2

@@ -10,7 +10,8 @@ import torch
 from diffusers import FlowMatchHeunDiscreteScheduler, WanImageToVideoPipeline
 
 from warpcache_ray import disable_dit_cache, dit_cache_stats, enable_dit_cache
-from warpcache_ray.engine.install import find, fingerprint
+from warpcache_ray.engine.fingerprints import fingerprint
+from warpcache_ray.engine.install import find
 from warpcache_ray.errors import InvalidPolicy, InvalidRequest
 from warpcache_ray.tuning import load_policy, profile, save_policy
 from warpcache_ray.tuning.record import run

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,13 +17,14 @@ from warpcache_ray.core.types import Site, Where
 from warpcache_ray.engine.blocks import CachedBlocks
 from warpcache_ray.engine.call import Call
 from warpcache_ray.engine.clock import StepClock
+from warpcache_ray.engine.fingerprints import fingerprint, identity
 from warpcache_ray.engine.guided import Asked, SideBySide
 from warpcache_ray.engine.output import denoise, latent_grid, noisy_part, tupled
 from warpcache_ray.engine.ranks import OneRank, Ranks
 from warpcache_ray.engine.session import Session, SessionStore
 from warpcache_ray.engine.stats import CacheStats
 from warpcache_ray.errors import InvalidPolicy, InvalidRequest
-from warpcache_ray.models import ADAPTERS, adapter_for, class_name
+from warpcache_ray.models import ADAPTERS, adapter_for
 from warpcache_ray.models.adapter import ModelAdapter
 from warpcache_ray.models.seam import (
     Announcement,
@@ -58,6 +57,7 @@ class Installation:
         self.store = store or SessionStore()
         self.transformers = _transformers(target)
         self.last: Session | None = None
+        self._identity: str | None = None
         self._clock = StepClock(target if hasattr(target, "scheduler") else None)
         self._run = 0
         self._opened: ContextVar[Session | None] = ContextVar("warpcache_session", default=None)
@@ -123,9 +123,14 @@ class Installation:
 
     def _check_model(self, policy: Policy) -> None:
         known, transformer = getattr(policy, "model", None), next(iter(self.transformers.values()))
-        if known is not None and known != fingerprint(transformer):
+        # By its configuration, or by its weights too.
+        if known is None or known == fingerprint(transformer):
+            return
+        if self._identity is None:
+            self._identity = identity(transformer)
+        if known != self._identity:
             raise InvalidPolicy(
-                f"policy {policy.name!r}: model: calibrated on {known}, this is {fingerprint(transformer)}",
+                f"policy {policy.name!r}: model: calibrated on {known}, this is {self._identity}",
                 "policy.model",
             )
 
@@ -266,14 +271,6 @@ def find(target: Any) -> Installation | None:
             assert isinstance(observer, Installation)
             return observer
     return None
-
-
-def fingerprint(transformer: nn.Module) -> str:
-    """Class and configuration of a transformer, as policies name the model they were calibrated on."""
-    config: Any = transformer.config
-    settings = {k: v for k, v in config.items() if not k.startswith("_")}
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
-    return f"{class_name(transformer)}-{digest.hexdigest()[:12]}"
 
 
 def _transformers(target: Any) -> dict[str, nn.Module]:

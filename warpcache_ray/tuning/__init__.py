@@ -2,5 +2,6 @@
 
 from warpcache_ray.policy_spec import load_policy, save_policy
 from warpcache_ray.tuning.profile import profile
+from warpcache_ray.tuning.profiler import Wish, profile_model
 
-__all__ = ["load_policy", "profile", "save_policy"]
+__all__ = ["Wish", "load_policy", "profile", "profile_model", "save_policy"]

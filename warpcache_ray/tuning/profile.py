@@ -19,11 +19,13 @@ from warpcache_ray.core.gram import Gram
 from warpcache_ray.core.policies.auto import FEWEST_STEPS, Auto, obstacle
 from warpcache_ray.core.schedule import plan
 from warpcache_ray.core.types import Course
-from warpcache_ray.engine.install import Installation, fingerprint
+from warpcache_ray.engine.fingerprints import fingerprint
+from warpcache_ray.engine.install import Installation
 from warpcache_ray.errors import InvalidRequest
 from warpcache_ray.policy_spec import parse_policy
 from warpcache_ray.quality.fidelity import psnr
 from warpcache_ray.tuning.record import Recording, record, run
+from warpcache_ray.tuning.runs import Reference
 
 Decode = Callable[[Any], Any]
 
@@ -75,7 +77,7 @@ def profile(
         grams.append(recording.gram())
         recording.outputs = {b: tensors[:1] for b, tensors in recording.outputs.items()}
         recordings.append(recording)
-    course = _common_course(recordings)
+    course = common_course(recordings)
     first = recordings[0]
     gram = Gram.of(course.sigmas[:-1], torch.stack(grams).mean(0), first.branches)
     policy = replace(wanted, gram=gram, model=fingerprint(pipe.transformer), shape=first.shape)
@@ -158,7 +160,12 @@ def _seeded(call: Mapping[str, Any], seed: int) -> dict[str, Any]:
     return dict(call)
 
 
-def _common_course(recordings: Sequence[Recording]) -> Course:
+def common_course(recordings: Sequence[Recording | Reference]) -> Course:
+    """The course that all runs have.
+
+    Raises:
+        InvalidRequest: they differ in steps, guidance or shape, or can't be planned.
+    """
     kinds = {(r.course, r.branches, r.shape) for r in recordings}
     if len(kinds) > 1:
         raise InvalidRequest("calls: all must have the same steps, guidance and shape", "calls")

@@ -10,6 +10,7 @@ from typing import Any
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from warpcache_ray.bench.rivals.made import Generate, run
+from warpcache_ray.tuning.runs import perturbed
 
 
 @contextmanager
@@ -25,10 +26,5 @@ def control(pipeline: Any, options: Mapping[str, Any], steps: int) -> Iterator[G
         with sdpa_kernel(getattr(SDPBackend, options["attention"].upper())):
             yield lambda g: run(pipeline, g)
         return
-    factor = 1 + float(options["latents"])
-    prepare = pipeline.prepare_latents
-    pipeline.prepare_latents = lambda *args, **kwargs: prepare(*args, **kwargs) * factor
-    try:
+    with perturbed(pipeline, float(options["latents"])):
         yield lambda g: run(pipeline, g)
-    finally:
-        del pipeline.prepare_latents
