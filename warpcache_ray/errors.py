@@ -155,6 +155,8 @@ class Unavailable(WarpCacheError):
 class Superseded(Unavailable):
     """Another coordinator of the application has begun since; this one may change nothing any more."""
 
+    code = "superseded"
+
 
 class StorageFailed(WarpCacheError):
     """The storage doesn't take a file (it may be full), or doesn't give it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -26,6 +27,7 @@ async def eventually(happened: Callable[[], bool]) -> None:
 )
 async def test_a_round_that_fails_is_followed_by_the_next(error, caplog):
     """The log has why, with the traceback of what nobody expected."""
+    caplog.set_level(logging.WARNING)
     rounds = 0
 
     async def round() -> None:
@@ -42,6 +44,7 @@ async def test_a_round_that_fails_is_followed_by_the_next(error, caplog):
 
 async def test_one_that_was_ended_begins_anew(caplog):
     """By whoever looks next; one that runs goes on alone."""
+    caplog.set_level(logging.WARNING)
     rounds: list[asyncio.Task] = []
 
     async def round() -> None:
@@ -78,6 +81,7 @@ async def test_a_cancellation_that_a_round_loses_ends_it():
 
 async def test_a_successor_ends_it(caplog):
     """It does no round more."""
+    caplog.set_level(logging.WARNING)
     rounds = 0
 
     async def round() -> None:
