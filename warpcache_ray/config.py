@@ -102,7 +102,8 @@ class ModelConfig:
 class StoreConfig:
     """The Redis server that holds the jobs (`redis://`, `rediss://`, `unix://`); with no `url` one is launched beside
     the coordinator, with its data in `folder` (beside the results, if none is given). One with a password is better
-    in the environment variable `url_env` of the coordinator and of `warpcache serve`, for Serve shows a `url`."""
+    in the environment variable `url_env` of the coordinator and of `warpcache serve`, for Serve shows a `url`. Jobs
+    stay where they are: a deployment with another store doesn't know them, a later one with the old store does."""
 
     __pydantic_config__ = _STRICT
 
@@ -239,6 +240,12 @@ class ServiceConfig:
     def store_folder(self) -> Path:
         """Where the embedded store keeps its data."""
         return Path(self.store.folder or self.local_folder / "store")
+
+    @property
+    def store_name(self) -> str:
+        """What the store is called among those that the application had: each has its jobs, and a coordinator."""
+        place = self.store.url_env or self.store.url or str(self.store_folder)
+        return hashlib.sha256(place.encode()).hexdigest()[:12]
 
     @property
     def checkpoints(self) -> str:

@@ -15,7 +15,7 @@ import httpx
 import pytest
 import yaml
 from fastapi import FastAPI
-from hubs import CONFIG
+from hubs import CONFIG, INFO
 
 from warpcache_ray.serving import coordinator
 from warpcache_ray.serving.coordinator import Coordinator
@@ -190,3 +190,10 @@ async def lonely(
     transport = httpx.ASGITransport(api_of(hub), raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         yield client
+
+
+@pytest.fixture
+async def client(hub: Coordinator, lonely: httpx.AsyncClient) -> httpx.AsyncClient:
+    """A client of a service with one idle replica."""
+    await hub.claim("replica_1", INFO, 0.01)
+    return lonely

@@ -14,7 +14,7 @@ from warpcache_ray.serving.coordinator import Coordinator
 from warpcache_ray.serving.lifecycle import Order
 
 CONFIG = ServiceConfig(ModelConfig("x", device="cpu", limits=Limits(queue=2)), max_attempts=2)
-INFO = {"size_multiple": 16, "frame_multiple": 4, "split": None}
+INFO = {"pipeline": "Toy", "size_multiple": 16, "frame_multiple": 4, "split": None}
 SOON = 5.0
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+from hubs import INFO
 from openai import AsyncOpenAI, AuthenticationError, PermissionDeniedError, RateLimitError
 
 from warpcache_ray.access_config import AccessConfig, ApiKey, RateLimits, digest
@@ -18,7 +19,6 @@ from warpcache_ray.serving import access
 from warpcache_ray.serving.coordinator import Coordinator
 from warpcache_ray.serving.ingress import build_api
 
-INFO = {"size_multiple": 16, "frame_multiple": 4, "split": None}
 DEFAULTS = Defaults(height=32, width=32, num_frames=5, num_inference_steps=4, fps=8)
 KEYS = {name: f"wc_key-of-{name}" for name in ("alice", "bob", "root")}
 ACCESS = AccessConfig(tuple(ApiKey(n, digest(k), admin=n == "root") for n, k in KEYS.items()))
@@ -41,13 +41,6 @@ def granted(request) -> AccessConfig:
 @pytest.fixture
 def hub(store_server, granted) -> Coordinator:
     return Coordinator(uuid.uuid4().hex, replace(CONFIG, access=granted), store_server)
-
-
-@pytest.fixture
-async def client(hub, lonely) -> httpx.AsyncClient:
-    """A client of a service with one idle replica."""
-    await hub.claim("replica_1", INFO, 0.01)
-    return lonely
 
 
 def as_(name: str) -> dict[str, str]:

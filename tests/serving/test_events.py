@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI
+from hubs import INFO
 
 from warpcache_ray.config import Limits, ModelConfig, ServiceConfig
 from warpcache_ray.errors import Cancelled, GenerationFailed, Unavailable, WorkerLost
@@ -19,7 +20,6 @@ from warpcache_ray.serving.coordinator import Coordinator
 from warpcache_ray.store import events as store_module
 
 CONFIG = ServiceConfig(ModelConfig("toy", device="cpu", limits=Limits()))
-INFO = {"size_multiple": 16, "frame_multiple": 4, "split": None}
 TOTALS = {"total": 4, "hits": 0, "misses": 0, "warped": 0, "recomputed": 1, "cache_bytes": 8}
 TOTALS |= {"drifts": [0.1], "peak_memory_bytes": 9, "epoch": 0}
 SOON = 5.0

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import httpx
 import pytest
+from hubs import INFO
 
 from warpcache_ray.config import Limits, ModelConfig, ServiceConfig
 from warpcache_ray.errors import Unavailable
@@ -13,7 +14,6 @@ from warpcache_ray.serving import coordinator
 from warpcache_ray.serving.coordinator import Coordinator
 
 CONFIG = ServiceConfig(ModelConfig("toy", device="cpu", limits=Limits(queue=2)))
-INFO = {"size_multiple": 16, "frame_multiple": 4, "split": None}
 SOON = 5.0
 
 

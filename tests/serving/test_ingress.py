@@ -7,9 +7,9 @@ import uuid
 from collections import deque
 from collections.abc import AsyncIterator
 
-import httpx
 import numpy as np
 import pytest
+from hubs import INFO
 
 from warpcache_ray.config import Defaults, Limits, ModelConfig, ServiceConfig
 from warpcache_ray.core.policies import POLICIES
@@ -23,7 +23,6 @@ from warpcache_ray.video import read_video, write_video
 DEFAULTS = Defaults(height=32, width=32, num_frames=5, num_inference_steps=4, fps=8)
 LIMITS = Limits(height=128, width=128, num_frames=33, num_inference_steps=50, queue=3)
 CONFIG = ServiceConfig(ModelConfig("toy", device="cpu", defaults=DEFAULTS, limits=LIMITS))
-INFO = {"pipeline": "Toy", "size_multiple": 16, "frame_multiple": 4, "split": None}
 TOTALS = {"step": 4, "total": 4, "hits": 3, "misses": 1, "warped": 0, "recomputed": 2}
 TOTALS |= {"cache_bytes": 8, "summary": {"hit_rate": 0.75}, "drifts": [0.1]}
 TOTALS |= {"peak_memory_bytes": 9, "checkpoint_step": None, "epoch": 0}
@@ -36,13 +35,6 @@ K1, K2 = "6ab9f1eb8f7d3388", "015f7e6bc5aeaf48"
 @pytest.fixture
 def hub(store_server: EmbeddedServer) -> Coordinator:
     return Coordinator(uuid.uuid4().hex, CONFIG, store_server)
-
-
-@pytest.fixture
-async def client(hub, lonely) -> httpx.AsyncClient:
-    """A client of a service with one idle replica."""
-    await hub.claim("replica_1", INFO, 0.01)
-    return lonely
 
 
 @pytest.fixture

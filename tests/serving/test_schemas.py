@@ -3,6 +3,7 @@ import random
 from dataclasses import asdict
 
 import pytest
+from hubs import INFO
 from pydantic import ValidationError
 
 from warpcache_ray.config import Defaults, Limits
@@ -10,7 +11,6 @@ from warpcache_ray.errors import InvalidRequest
 from warpcache_ray.parallel.split import Split
 from warpcache_ray.serving.schemas import POLICY_BYTES, GenerateRequest, check_shape
 
-INFO = {"size_multiple": 16, "frame_multiple": 4, "split": None}
 LIMITS = Limits(height=128, width=64, num_frames=33, num_inference_steps=10)
 
 

@@ -14,7 +14,6 @@ from warpcache_ray.config import MOST_REPLICAS, Defaults, ModelConfig, ServiceCo
 from warpcache_ray.serving import events, handles
 from warpcache_ray.serving.coordinator import Coordinator
 
-INFO = {"size_multiple": 16, "frame_multiple": 4, "split": None}
 DEFAULTS = Defaults(height=32, width=32, num_frames=5, num_inference_steps=4, fps=8)
 RATE = RateLimits(streams=2)
 KEYS = tuple(ApiKey(name, digest(name), admin=True) for name in ("alice", "bob"))
@@ -32,13 +31,6 @@ def granted(request) -> AccessConfig:
 @pytest.fixture
 def hub(store_server, granted) -> Coordinator:
     return Coordinator(uuid.uuid4().hex, replace(CONFIG, access=granted), store_server)
-
-
-@pytest.fixture
-async def client(hub, lonely) -> httpx.AsyncClient:
-    """A client of a service with one idle replica."""
-    await hub.claim("replica_1", INFO, 0.01)
-    return lonely
 
 
 def as_(name: str) -> dict[str, str]:

