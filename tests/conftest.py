@@ -1,9 +1,9 @@
-"""Tiny real pipelines with random weights, as folders that `from_pretrained` loads."""
+"""Tiny real pipelines with random weights, as folders that `from_pretrained` loads; and a store."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,8 @@ from transformers import (
     UMT5Config,
     UMT5EncoderModel,
 )
+
+from warpcache_ray.store.server import EmbeddedServer
 
 torch.set_num_threads(1)
 cosmos_guardrail.stand_in()
@@ -276,3 +278,12 @@ def latents() -> Callable[..., torch.Tensor]:
         return final
 
     return run
+
+
+@pytest.fixture(scope="session")
+def store_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
+    """The embedded store, for coordinators that run within tests: each under a name of its own."""
+    server = EmbeddedServer(tmp_path_factory.mktemp("store"))
+    server.start()
+    yield server
+    server.stop()

@@ -18,15 +18,6 @@ from warpcache_ray.access_config import AccessConfig
 from warpcache_ray.store.server import EmbeddedServer
 
 
-@pytest.fixture(scope="session")
-def store_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
-    """The embedded store of all services here."""
-    server = EmbeddedServer(tmp_path_factory.mktemp("store"))
-    server.start()
-    yield server
-    server.stop()
-
-
 @pytest.fixture
 def access() -> AccessConfig:
     """Who may use the service: everyone, unless a test says otherwise."""

@@ -138,15 +138,6 @@ def deploy(
         client.close()
 
 
-@pytest.fixture(scope="session")
-def store_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
-    """The embedded store, for coordinators that run within a test: each under a name of its own."""
-    server = EmbeddedServer(tmp_path_factory.mktemp("store"))
-    server.start()
-    yield server
-    server.stop()
-
-
 class Actor:
     """Gives a coordinator's methods the calling convention of a Ray handle."""
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
+from warpcache_ray.config import ServiceConfig
 from warpcache_ray.errors import ArtifactGone
 from warpcache_ray.serving.artifacts import Artifacts
 
@@ -27,6 +28,11 @@ class Checkpoints:
 
     url: str
     model: str
+
+    @classmethod
+    def of(cls, config: ServiceConfig) -> Checkpoints:
+        """Those of the model that a configuration serves."""
+        return cls(config.checkpoints, config.model.version)
 
     def write(self, job: str, fence: int, step: int, data: bytes) -> None:
         """Keeps a checkpoint in place of the attempt's older ones. What lies there is whole at any time."""

@@ -203,7 +203,7 @@ class Coordinator:
         if job is None:
             return None
         return {
-            "id": lifecycle.attempt_id(job.id, job.fence),
+            "id": f"{job.id}#{job.fence}",
             "job_id": job.id,
             "fence": job.fence,
             "epoch": job.epoch,
@@ -274,7 +274,7 @@ class Coordinator:
     async def metrics_text(self) -> str:
         """Prometheus' text format."""
         jobs = await self._jobs()
-        self.metrics.standing(list(jobs), self.rates.cost, self._live(), self.config)
+        self.metrics.standing(jobs.active, self.rates.cost, self._live(), self.config)
         self.metrics.stored(jobs.store.answers)
         return self.metrics.text()
 

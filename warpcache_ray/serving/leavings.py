@@ -25,9 +25,7 @@ def forget_artifacts(config: ServiceConfig, job: Job) -> bool:
 
 def forget_checkpoints(config: ServiceConfig, job: Job) -> bool:
     """Takes away those of all attempts; False if some may be left."""
-    return not config.checkpoint_every or Checkpoints(
-        config.checkpoints, config.model.version
-    ).forget(job.id)
+    return not config.checkpoint_every or Checkpoints.of(config).forget(job.id)
 
 
 def forget_all(config: ServiceConfig, job: Job) -> bool:

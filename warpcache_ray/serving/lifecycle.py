@@ -293,11 +293,6 @@ def hand_back(job: Job, fence: int, epoch: int, now: float) -> Job:
     return replace(job, status=Status.QUEUED, replica=None, step=0, epoch=epoch)
 
 
-def attempt_id(job_id: str, fence: int) -> str:
-    """What an attempt is called among those who work at it."""
-    return f"{job_id}#{fence}"
-
-
 def _end(job: Job, error: dict[str, Any], now: float) -> Job:
     cancelled = error["code"] == Cancelled.code
     if job.attempts and job.attempts[-1].end is None:

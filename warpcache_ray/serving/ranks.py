@@ -172,8 +172,7 @@ class Rank:
     def _keeper(self, attempt: dict[str, Any]) -> Keeper | None:
         if self.index or not self.config.checkpoint_every:
             return None
-        kept = Checkpoints(self.config.checkpoints, self.config.model.version)
-        return Keeper(kept, attempt["job_id"], attempt["fence"])
+        return Keeper(Checkpoints.of(self.config), attempt["job_id"], attempt["fence"])
 
     def _on_step(self, own: _Attempt, event: StepEvent) -> Control:
         from warpcache_ray.engine.events import Control
@@ -201,10 +200,10 @@ class Rank:
         data = encode(result.frames, request["fps"], form)
         # The fence in the name keeps a late attempt from overwriting the video of the one that replaced it.
         name = f"{attempt['fence']}.{form}"
-        written = time.perf_counter()
+        encoded = time.perf_counter()
         video = Artifacts(self.config.artifacts).write(attempt["job_id"], name, data)
         seconds = asdict(result.timings)
-        seconds |= {"encode": written - began, "store": time.perf_counter() - written}
+        seconds |= {"encode": encoded - began, "store": time.perf_counter() - encoded}
         frames, height, width, _ = result.frames.shape
         return {
             "path": video.url,

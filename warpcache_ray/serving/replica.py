@@ -162,7 +162,7 @@ class Replica:
         """What the attempt goes on from, if there was one before it; read once, so that all ranks have the same."""
         if attempt["fence"] == 1:
             return None
-        kept = Checkpoints(self.config.checkpoints, self.config.model.version)
+        kept = Checkpoints.of(self.config)
         try:
             return await asyncio.to_thread(kept.newest, attempt["job_id"])
         except Exception as error:
