@@ -143,6 +143,7 @@ def test_memory_that_suffices_for_no_rank_ends_the_one_video(pair: Group, folder
     np.testing.assert_array_equal(clean, frames)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("exhausted", [0, 1])
 def test_memory_that_suffices_for_one_rank_alone_fails_at_once(
     folders: Folders, exhausted: int

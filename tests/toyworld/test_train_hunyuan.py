@@ -37,6 +37,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_resumes(trained: Path) -> None:
     """The second call went on from where the first one stopped."""
     for name in ("vae", "text", "transformer"):
@@ -45,6 +46,7 @@ def test_resumes(trained: Path) -> None:
         assert saved["step"] >= 2
 
 
+@pytest.mark.slow
 def test_folder_is_a_plain_pipeline(trained: Path) -> None:
     """`from_pretrained` loads it in fp32, and it generates without a negative prompt."""
     path = trained / "toyworld-hunyuan"
@@ -62,6 +64,7 @@ def test_folder_is_a_plain_pipeline(trained: Path) -> None:
     assert len(frames) == 17
 
 
+@pytest.mark.slow
 def test_goes_on_from_a_folder(trained: Path, tmp_path: Path) -> None:
     """A new run can start from the weights of a folder: with no time to learn it writes the same ones."""
     known = trained / "toyworld-hunyuan"

@@ -48,6 +48,7 @@ def test_training_gives_the_first_frame_as_the_pipeline_does() -> None:
     torch.testing.assert_close(folder_i2v.condition(vae, image, 17), shown)
 
 
+@pytest.mark.slow
 def test_a_run_makes_a_pipeline_that_goes_on(tmp_path: Path) -> None:
     """A few seconds of training from the demo model give an image-to-video folder, which generates; a second run
     starts from that folder and, with no time to learn, writes the same weights."""

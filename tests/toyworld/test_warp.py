@@ -79,6 +79,7 @@ def test_a_roll_out_is_written_down_as_it_was(model: Path) -> None:
     np.testing.assert_allclose(same, second.frames, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_study_goes_on_from_what_it_has(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
