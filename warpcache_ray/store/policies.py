@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -166,6 +166,17 @@ class PolicyStore:
         """All keys that were ever published for."""
         with answers():
             return sorted(map(str, await self._redis.smembers(self._keys.policies)))
+
+    async def serve(self, models: Sequence[str], for_s: int) -> None:
+        """Says which models the application serves, for so many seconds."""
+        with answers():
+            await self._redis.set(self._keys.served, json.dumps(sorted(models)), ex=for_s)
+
+    async def served(self) -> list[str]:
+        """The models that the application serves; none where nobody has said so lately."""
+        with answers():
+            told = await self._redis.get(self._keys.served)
+        return [] if told is None else list(json.loads(told))
 
     async def publish(
         self, seen: Policies, document: dict[str, Any], who: str, why: str, share: int = ALL
