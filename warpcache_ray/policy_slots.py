@@ -85,7 +85,7 @@ def check_model(document: PolicyDocument, served: Sequence[str]) -> None:
 
 def in_canary(job_id: str, share: int) -> bool:
     """Whether a job is one of the `share` percent that a canary has: the same for a job whenever one asks."""
-    return int.from_bytes(hashlib.sha256(job_id.encode()).digest()[:8]) % 100 < share
+    return int.from_bytes(hashlib.sha256(f"canary:{job_id}".encode()).digest()[:8]) % 100 < share
 
 
 def with_documents(policies: str | Documents) -> Documents:

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import uvicorn
-from hubs import KEY
+from documents import KEY
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from warpcache_ray.access_config import AccessConfig

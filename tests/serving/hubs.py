@@ -8,24 +8,14 @@ from dataclasses import asdict
 from typing import Any
 
 import psutil
+from documents import KEY
 from prometheus_client.parser import text_string_to_metric_families
 
 from warpcache_ray.config import Limits, ModelConfig, ServiceConfig
-from warpcache_ray.policy_document import PolicyKey
 from warpcache_ray.serving.coordinator import Coordinator
 from warpcache_ray.serving.lifecycle import Order
 
 CONFIG = ServiceConfig(ModelConfig("x", device="cpu", limits=Limits(queue=2)), max_attempts=2)
-KEY = PolicyKey(
-    model="Toy-0-1",
-    height=32,
-    width=32,
-    num_frames=9,
-    steps=8,
-    scheduler="FlowMatchEulerDiscreteScheduler",
-    shift=3.0,
-    guidance_scale=4.0,
-)
 INFO = {
     "pipeline": "Toy",
     "size_multiple": 16,

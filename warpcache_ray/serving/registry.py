@@ -202,15 +202,14 @@ class Registry:
         slot = policies.key
         active = _offer(slot, policies.active, Source.REGISTRY, "it is active")
         share = f"it has {policies.share} % of the requests"
-        self._slots[slot] = Slot(
-            policies, active, _offer(slot, policies.canary, Source.CANARY, share)
-        )
+        canary = _offer(slot, policies.canary, Source.CANARY, share)
         if active is not None:
             assert active.version is not None
             keep = self._last_known.keep
             await asyncio.to_thread(keep, slot, active.version, active.document)
         elif policies.active is None:
             await asyncio.to_thread(self._last_known.forget, slot)
+        self._slots[slot] = Slot(policies, active, canary)
 
 
 def _offer(slot: str, version: Version | None, source: Source, why: str) -> Offer | None:
