@@ -99,9 +99,12 @@ class Registry:
                 self.away = True
                 raise
             self.away = False
-            if slot is None:
-                self._slots = {name: self._slots[name] for name in names if name in self._slots}
-            for policies in found:
+            # A store that loses its data in between has listed what it doesn't have any more: that says nothing.
+            there = {policies.key: policies for policies in found if policies.revision}
+            for name in [name for name in self._slots if name not in there]:
+                if slot in (None, name):
+                    del self._slots[name]
+            for policies in there.values():
                 await self._see(policies)
 
     @property
