@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 import uuid
@@ -236,12 +237,13 @@ class PolicyStore:
         return await self._change(seen, What.ROLLBACK, who, why) or None
 
     async def changes(self) -> AsyncIterator[str | None]:
-        """Each key that changes, as it does. None, at the beginning and whenever the connection was away: changes may
-        have gone by, read what matters."""
+        """Each key that changes, as it does, until the task that listens is cancelled. None, at the beginning and
+        whenever the connection was away: changes may have gone by, read what matters."""
         with answers():
             async with self._redis.pubsub() as pubsub:
                 await pubsub.subscribe(self._keys.policy_changes)
-                while True:
+                # Asked of the task, for the client may lose a cancellation that comes together with an answer.
+                while not _cancelled():
                     told = await pubsub.get_message(timeout=WAKE_S)
                     if told is not None:
                         yield told["data"] if told["type"] == "message" else None
@@ -284,6 +286,11 @@ class PolicyStore:
         if isinstance(done, list):
             raise _refusal(seen, *done)
         return int(done or 0)
+
+
+def _cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _refusal(seen: Policies, why: str, about: str = "") -> NotFound | LostRace:
