@@ -10,7 +10,10 @@ from typer.testing import CliRunner, Result
 import warpcache_ray
 from warpcache_ray.cli import app
 from warpcache_ray.core.policies.auto import Auto
+from warpcache_ray.policy_slots import slot_id
 from warpcache_ray.policy_spec import load_document, load_policy
+from warpcache_ray.publication import asked
+from warpcache_ray.store.server import EmbeddedServer
 
 SIZE = ("--height", "32", "--width", "32", "--num-frames", "9")
 
@@ -78,6 +81,25 @@ def test_it_certifies(folders: dict[str, Path], tmp_path: Path) -> None:
     assert "At 90% confidence" in report.read_text()
 
 
+def test_it_publishes(
+    folders: dict[str, Path], tmp_path: Path, store_server: EmbeddedServer, application: str
+) -> None:
+    """As the canary, which runs of the same shape have; the file is written all the same."""
+    out = tmp_path / "policy.json"
+    told = _profile(
+        folders,
+        tmp_path,
+        *("--max-calls", "3", "--out", str(out), "--for", "high"),
+        *("--store", store_server.url, "--app", application, "--canary", "10"),
+    )
+    document = load_document(out)
+    slot = slot_id("high", document.key)
+    said = " ".join(told.stdout.split())
+    assert f"published: {slot}: version 1, canary with 10 % of the requests" in said
+    found = asked(store_server.url, application, lambda policies: policies.show(slot))
+    assert found["documents"]["canary"] == document.to_dict()
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -92,6 +114,7 @@ def test_it_certifies(folders: dict[str, Path], tmp_path: Path) -> None:
         (["--certify", "65"], "prompts: 72 different ones are not enough; it must be 73"),
         (["--prompts", "none.txt"], "prompts = 'none.txt': can't be read"),
         (["--model", "no/such-model"], "model.path"),
+        (["--store", "redis://x", "--canary", "101"], "canary: 101 is not allowed"),
     ],
 )
 def test_it_refuses_before_it_runs(options: list[str], said: str) -> None:

@@ -1,4 +1,4 @@
-"""The command line: `warpcache serve | generate | demo | profile | bench | key | doctor`."""
+"""The command line: `warpcache serve | generate | demo | profile | policy | bench | key | doctor`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from warpcache_ray import key_command, profile_command
+from warpcache_ray import key_command, policy_command, profile_command
 from warpcache_ray.config import ModelConfig, ServiceConfig, load_application
 from warpcache_ray.errors import InvalidPolicy, InvalidRequest, WarpCacheError
 from warpcache_ray.media import MEDIA_TYPES
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Video diffusion, made cheaper.")
 app.add_typer(key_command.app, name="key")
+app.add_typer(policy_command.app, name="policy")
 app.command()(profile_command.profile)
 
 _COLUMNS = (

@@ -18,6 +18,7 @@ from warpcache_ray.access_config import AccessConfig, ApiKey, repeated
 from warpcache_ray.core.policy import Policy
 from warpcache_ray.errors import InvalidConfig, InvalidPolicy
 from warpcache_ray.parallel.layout import Layout
+from warpcache_ray.policy_slots import POLICY_FOLDER, Documents, with_documents
 from warpcache_ray.policy_spec import describe_policy, load_policy, parse_policy
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -175,7 +176,9 @@ class WebhookConfig:
 @dataclass(frozen=True, slots=True)
 class ServiceConfig:
     """One application. `policy` serves requests that ask for nothing, `quality` those that name a quality; a policy
-    may be `{file: PATH}`, relative to the working directory as a model's path is, with parameters beside it.
+    may be `{file: PATH}`, relative to the working directory as a model's path is, with parameters beside it. They stand
+    back behind profiled policies: those of the store, then those of `policies`, which is a folder of documents (each
+    named for the quality that it serves: `high.json`), or the documents by quality.
 
     Ranks that stay at one step for `slow_step_factor` times the slowest step so far (and for `slow_step_s`), or for
     `step_timeout_s` (also while they load text or decode), count as hung. Every `checkpoint_every` steps (0: never) a
@@ -209,6 +212,7 @@ class ServiceConfig:
             "fast": {"name": "worldcache", "threshold": 0.16},
         }
     )
+    policies: str | Documents = POLICY_FOLDER
     cache_bytes: Annotated[int, Field(ge=0)] = 8 << 30
     results: str = ""
     threads: Count = 1
@@ -240,6 +244,11 @@ class ServiceConfig:
     def store_folder(self) -> Path:
         """Where the embedded store keeps its data."""
         return Path(self.store.folder or self.local_folder / "store")
+
+    @property
+    def known_policies(self) -> Path:
+        """Where the store's policies are kept, for when it can't be asked: apart for each application."""
+        return self.local_folder / "policies" / self.store_name
 
     @property
     def store_name(self) -> str:
@@ -280,6 +289,7 @@ def parse_config(args: Mapping[str, Any]) -> ServiceConfig:
     policy = _checked("policy", config.policy)
     quality = {q: _checked(f"quality.{q}", spec) for q, spec in config.quality.items()}
     config = replace(config, policy=policy, quality=quality, access=_with_keys(config.access))
+    config = replace(config, policies=with_documents(config.policies))
     missing = [q for q in ("high", "balanced", "fast") if q not in config.quality]
     if missing:
         raise InvalidConfig(

@@ -35,6 +35,12 @@ class PolicyKey:
     shift: float | None
     guidance_scale: float | None
 
+    def __post_init__(self) -> None:
+        for name in ("shift", "guidance_scale"):
+            value = getattr(self, name)
+            # 4 and 4.0 are one key.
+            object.__setattr__(self, name, None if value is None else float(value))
+
     @property
     def digest(self) -> str:
         """The store's name for it."""

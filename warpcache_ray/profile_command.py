@@ -9,7 +9,10 @@ import typer
 
 from warpcache_ray.errors import InvalidRequest, WarpCacheError
 from warpcache_ray.policy_document import PolicyDocument, Target
+from warpcache_ray.policy_slots import Served
 from warpcache_ray.policy_spec import check_policy_file, parse_policy, save_policy
+from warpcache_ray.publication import Publication
+from warpcache_ray.store.policies import ALL
 from warpcache_ray.terminal import DEMO_MODEL, complain, console, load_engine, sampled
 
 DEFAULT_QUALITY = 0.99
@@ -47,6 +50,16 @@ def profile(
     work: Annotated[Path, typer.Option(help="Where runs are kept, to go on from")] = Path(
         "~/.cache/warpcache-profile"
     ),
+    store: Annotated[
+        str | None,
+        typer.Option(help="Publish it there: redis://, rediss:// or unix:// URL"),
+    ] = None,
+    app: Annotated[
+        str | None,
+        typer.Option(envvar="WARPCACHE_APP", help="Application; default: the store's only one"),
+    ] = None,
+    serves: Annotated[Served, typer.Option("--for", help="Quality that it serves")] = "default",
+    canary: Annotated[int, typer.Option(help="Percent of the requests to publish it for")] = ALL,
 ) -> None:
     """Find the policy of fewest calls that keeps a quality, within 12 generations; with --certify, prove it."""
     try:
@@ -56,15 +69,19 @@ def profile(
         sizes = sampled(model, height, width, num_frames, guidance_scale)
 
         from warpcache_ray import tuning
+        from warpcache_ray.engine.fingerprints import policy_key
         from warpcache_ray.tuning.guarantee import Promise
         from warpcache_ray.tuning.report import write_report
 
         wish = tuning.Wish(target, Promise(share, delta), count, certify)
         wish.requests(captions)
+        publication = None if store is None else Publication(store, app, serves, canary)
         engine = load_engine(model, dtype, device, threads)
         # Calibration watches the pipeline itself.
         engine.installation.remove()
         arguments = {**sizes, "num_inference_steps": steps}
+        if publication is not None:
+            publication = publication.began(policy_key(engine.pipeline, arguments))
         document, found = tuning.profile_model(
             engine.pipeline, captions, arguments, wish, work.expanduser()
         )
@@ -72,13 +89,15 @@ def profile(
         save_policy(document, out)
         shown = report or out.with_suffix(".html")
         write_report(document, found, shown)
+        console.print(f"{out}: {_account(document, steps)}", markup=False)
+        console.print(f"report: {shown}", markup=False)
+        if publication is not None:
+            console.print(f"published: {publication.publish(document)}", markup=False)
     except WarpCacheError as error:
         raise complain(error) from error
     except ValueError as error:
         # The pipeline's own checks, before its first step.
         raise complain(InvalidRequest(str(error))) from error
-    console.print(f"{out}: {_account(document, steps)}", markup=False)
-    console.print(f"report: {shown}", markup=False)
 
 
 def _target(quality: float | None, target_psnr: float | None, max_calls: int | None) -> Target:

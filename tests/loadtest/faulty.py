@@ -9,12 +9,13 @@ import threading
 import time
 import uuid
 from collections.abc import Coroutine
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import uvicorn
+from documents import KEY
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from warpcache_ray.access_config import AccessConfig
@@ -26,7 +27,7 @@ from warpcache_ray.store.server import EmbeddedServer
 
 DEFAULTS = Defaults(height=64, width=64, num_frames=17, num_inference_steps=4, fps=8)
 MODEL = ModelConfig("x", device="cpu", defaults=DEFAULTS, limits=Limits(queue=8))
-INFO = {"size_multiple": 16, "frame_multiple": 4, "split": None}
+INFO = {"size_multiple": 16, "frame_multiple": 4, "split": None, "policy_key": asdict(KEY)}
 CLAIM_S = 0.2
 STEP_S = 0.02
 VIDEO = b"a video"

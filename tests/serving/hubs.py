@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from dataclasses import asdict
 from typing import Any
 
 import psutil
+from documents import KEY
 from prometheus_client.parser import text_string_to_metric_families
 
 from warpcache_ray.config import Limits, ModelConfig, ServiceConfig
@@ -14,7 +16,13 @@ from warpcache_ray.serving.coordinator import Coordinator
 from warpcache_ray.serving.lifecycle import Order
 
 CONFIG = ServiceConfig(ModelConfig("x", device="cpu", limits=Limits(queue=2)), max_attempts=2)
-INFO = {"pipeline": "Toy", "size_multiple": 16, "frame_multiple": 4, "split": None}
+INFO = {
+    "pipeline": "Toy",
+    "size_multiple": 16,
+    "frame_multiple": 4,
+    "split": None,
+    "policy_key": asdict(KEY),
+}
 SOON = 5.0
 
 

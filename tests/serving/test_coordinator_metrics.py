@@ -57,6 +57,7 @@ async def test_a_success_told_twice(hub):
         "request_latency_seconds_count": 1,
         "queue_wait_seconds_count": 1,
         "attempts_started_total": 1,
+        'policies_served_total{source="request"}': 1,
         'attempts_ended_total{end="succeeded"}': 1,
         "checkpoints_kept_total": 1,
         "steps_made_total": 4,

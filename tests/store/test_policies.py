@@ -4,6 +4,7 @@ import asyncio
 import json
 
 import pytest
+from redis.asyncio.client import PubSub
 
 from warpcache_ray.errors import InvalidRequest, LostRace, NotFound, PayloadTooLarge, Unavailable
 from warpcache_ray.store import policies as module
@@ -231,3 +232,27 @@ async def test_a_change_whose_answer_was_lost_is_made_once(policies, server, los
     assert len(lost) == 1
     assert [change.version for change in await policies.history(KEY)] == [2, 1]
     assert await policies.rollback(await policies.read(KEY), *ME) == 1
+
+
+async def test_whoever_is_cancelled_listens_no_more(policies, monkeypatch):
+    """Also where the client loses the cancellation, as it does when that comes together with an answer."""
+    heard = PubSub.get_message
+
+    async def loses_it(self, **options):
+        try:
+            return await heard(self, **options)
+        except asyncio.CancelledError:
+            return None
+
+    monkeypatch.setattr(PubSub, "get_message", loses_it)
+
+    async def listen():
+        async for _ in policies.changes():
+            listening.set()
+
+    listening = asyncio.Event()
+    listener = asyncio.create_task(listen())
+    await asyncio.wait_for(listening.wait(), SOON)
+    listener.cancel()
+    await asyncio.wait([listener], timeout=SOON)
+    assert listener.done()

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from warpcache_ray.media import MEDIA_TYPES
+from warpcache_ray.serving.choices import Source
 from warpcache_ray.serving.lifecycle import Delivery, Status
 
 Answers = dict[int | str, dict[str, Any]]
@@ -23,6 +24,17 @@ class Error(BaseModel):
     retryable: bool
 
 
+class PolicyOrigin(BaseModel):
+    """Where a job's policy comes from, and for which quality; `slot` and `version` say which of the published ones it
+    is."""
+
+    source: Source | None = None
+    quality: str | float | None = None
+    slot: str | None = None
+    version: int | None = None
+    why: str = ""
+
+
 class JobRecord(BaseModel):
     """A job and all that became of it. Times are unix seconds."""
 
@@ -30,7 +42,10 @@ class JobRecord(BaseModel):
     status: Status
     request: dict[str, Any] = Field(description="With the defaults and the seed that it got.")
     policy: dict[str, Any]
-    policy_version: str
+    policy_version: str = Field(description="A digest of the policy.")
+    policy_origin: PolicyOrigin = Field(
+        description="Where it comes from; settled with the first attempt."
+    )
     created_at: float
     started_at: float | None
     finished_at: float | None

@@ -29,11 +29,14 @@ from warpcache_ray.serving.lifecycle import (
 from warpcache_ray.serving.line import Line
 from warpcache_ray.serving.loops import Loop
 from warpcache_ray.serving.metrics import Metrics
+from warpcache_ray.serving.registry import Registry
 from warpcache_ray.serving.webhooks import Courier, planned
 from warpcache_ray.store.connection import check
 from warpcache_ray.store.connection import connect as connect_store
 from warpcache_ray.store.events import Event
 from warpcache_ray.store.jobs import JobStore
+from warpcache_ray.store.policies import PolicyStore
+from warpcache_ray.store.published import Published
 from warpcache_ray.store.server import EmbeddedServer
 
 REAP_S = 0.5
@@ -57,6 +60,7 @@ class Coordinator:
         self.line = Line()
         self.epoch = 0
         """The model's: states of older ones are void."""
+        self.registry: Registry
         self._configured = False
         self._server = server
         self._opened: asyncio.Task[Endings] | None = None
@@ -95,7 +99,7 @@ class Coordinator:
         image: str | None = None,
     ) -> dict[str, Any]:
         """Takes a job in, by `job_id` if that is given, its image being where `image` says; where the request's
-        idempotency key stands for one, that is it.
+        idempotency key stands for one, that is it. `policy` is one in full, or `{"quality": …}`.
 
         Raises:
             IdempotencyConflict: the key stands for another request.
@@ -105,7 +109,10 @@ class Coordinator:
         jobs, now = await self._jobs(), time.time()
         patience = request.get("deadline_s")
         deadline = None if patience is None else now + patience
-        job = Job(job_id or lifecycle.new_id(), request, policy, now, client, deadline_at=deadline)
+        job_id = job_id or lifecycle.new_id()
+        choice = self.registry.submitted(policy, request, job_id)
+        job = Job(job_id, request, choice.policy, now, client, deadline_at=deadline)
+        job = replace(job, policy_origin=choice.origin)
         job = replace(job, busy_since=admission.busy_since(jobs.active, job.priority, now))
         job = replace(job, image=image, webhook=planned(job, self.config.webhooks))
         try:
@@ -198,7 +205,8 @@ class Coordinator:
         jobs = await self._jobs()
         self.fleet.hear(replica, info)
         own = (job for job in jobs.having(Status.RUNNING) if job.replica == replica)
-        job = next(own, None) or await self._claimed(jobs, replica, time.monotonic() + timeout_s)
+        until = time.monotonic() + timeout_s
+        job = next(own, None) or await self._claimed(jobs, replica, info, until)
         self.fleet.hear(replica, info)
         if job is None:
             return None
@@ -271,11 +279,17 @@ class Coordinator:
         live = self.fleet.live(self.config.lease_s)
         return {"replicas": live, "jobs": {s.value: jobs.count(s) for s in Status}}
 
+    async def published(self, method: str, *arguments: Any) -> Any:
+        """What the published policies say to that, or what has become of them."""
+        await self._jobs()
+        return await getattr(Published(self.registry.store), method)(*arguments)
+
     async def metrics_text(self) -> str:
         """Prometheus' text format."""
         jobs = await self._jobs()
         self.metrics.standing(jobs.active, self.rates.cost, self._live(), self.config)
         self.metrics.stored(jobs.store.answers)
+        self.metrics.published(self.registry.slots, self.registry.away)
         return self.metrics.text()
 
     async def _jobs(self) -> Jobs:
@@ -310,14 +324,25 @@ class Coordinator:
         self.epoch = await jobs.store.model_epoch()
         self.metrics.raised(self.epoch)
         endings = Endings(jobs, self.rates, lambda: self.config)
+        self.registry = Registry(
+            PolicyStore(redis, self.application),
+            self.config.known_policies / self.application,
+            lambda: self.config,
+            lambda: self.fleet.live(self.config.lease_s).values(),
+        )
+        await self.registry.load()
         self._loops = [
+            Loop("policies' follower", self.registry.follow),
+            Loop("policies' poll", self.registry.poll),
             Loop("store's keeper", self._keep_store),
             Loop("reaper", partial(self._reap, endings)),
             Loop("courier", Courier(jobs, lambda: self.config).look),
         ]
         return endings
 
-    async def _claimed(self, jobs: Jobs, replica: str, until: float) -> Job | None:
+    async def _claimed(
+        self, jobs: Jobs, replica: str, info: dict[str, Any], until: float
+    ) -> Job | None:
         def ready() -> bool:
             return jobs.count(Status.QUEUED) > 0 or self.fleet.retired(replica)
 
@@ -328,11 +353,11 @@ class Coordinator:
                 return None
             # Another replica may be faster.
             with suppress(StaleFence):
-                return await self._take(jobs, turn, replica)
+                return await self._take(jobs, turn, replica, info)
 
-    async def _take(self, jobs: Jobs, turn: Turn, replica: str) -> Job:
+    async def _take(self, jobs: Jobs, turn: Turn, replica: str, info: dict[str, Any]) -> Job:
         def taken(job: Job) -> Job:
-            ranks = self.config.parallel.world_size
+            ranks, job = self.config.parallel.world_size, self.registry.settle(job, info)
             claimed = lifecycle.claim(job, replica, self.epoch, time.time(), ranks)
             return replace(claimed, virtual_start=turn.start, virtual_finish=turn.finish)
 

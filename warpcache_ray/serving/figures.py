@@ -44,6 +44,8 @@ def figures_of(job: Job) -> Figures:
     """All figures of a job as it stands."""
     found = Figures()
     found.count("jobs_submitted_total", job.priority)
+    if job.attempts and "source" in job.policy_origin:
+        found.count("policies_served_total", job.policy_origin["source"])
     for attempt in job.attempts:
         _begun(found, attempt)
         _cached(found, attempt)

@@ -16,11 +16,17 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from warpcache_ray import __version__
 from warpcache_ray.config import ServiceConfig
-from warpcache_ray.core.policies import POLICIES
 from warpcache_ray.errors import JobNotReady, Unavailable, WarpCacheError
 from warpcache_ray.media import MEDIA_TYPES
-from warpcache_ray.policy_spec import describe_policy, parse_policy, summarize_policy
-from warpcache_ray.serving import access, answers, handles, problems, videos, webhooks
+from warpcache_ray.serving import (
+    access,
+    answers,
+    handles,
+    policy_routes,
+    problems,
+    videos,
+    webhooks,
+)
 from warpcache_ray.serving.access import CALLER, Caller, only_admins
 from warpcache_ray.serving.artifacts import Artifact
 from warpcache_ray.serving.delivery import deliver
@@ -30,14 +36,20 @@ from warpcache_ray.serving.lifecycle import TERMINAL, Once, Status, new_id
 from warpcache_ray.serving.outbound import Outbound
 from warpcache_ray.serving.ratelimit import RateLimiter, Streams
 from warpcache_ray.serving.references import Images, check_reference, takes_images
-from warpcache_ray.serving.schemas import GenerateRequest, Invalidation, VideoFields, check_shape
+from warpcache_ray.serving.schemas import (
+    GenerateRequest,
+    Invalidation,
+    VideoFields,
+    check_shape,
+    wanted_policy,
+)
 
 WAIT_S = 20.0
 RECONNECT_S = 0.5
 REMIND_S = 2.0
 IMAGE_ROUTES = ("/generate", "/v1/videos")
 
-OF_NO_JOB = frozenset({"find", "submit", "page", "health", "metrics_text"})
+OF_NO_JOB = frozenset({"find", "submit", "page", "health", "metrics_text", "published"})
 """The coordinator's methods that take no job's id first."""
 LONG_POLLS = frozenset({"wait", "events"})
 """Those that answer when something has happened."""
@@ -123,7 +135,7 @@ class Service:
             return known
         if asked.webhook_url is not None:
             webhooks.check(asked.webhook_url, self.outbound, self.config.webhooks)
-        policy = self.policy_for(asked)
+        policy = wanted_policy(asked)
         seed = asked.seed if asked.seed is not None else secrets.randbelow(2**31)
         model, info = self.config.model, await self.model_info()
         fields = asked.resolved(model, info["frame_multiple"]).job_request(model.defaults, seed)
@@ -172,14 +184,6 @@ class Service:
         url = await self.ask("video_path", job["id"])
         return None if url is None else Artifact(url)
 
-    def policy_for(self, request: VideoFields) -> dict[str, Any]:
-        """The full policy that a request asks for."""
-        if request.policy is not None:
-            return describe_policy(parse_policy(request.policy))
-        if request.quality is not None:
-            return describe_policy(self.config.quality_policy(request.quality))
-        return describe_policy(self.config.default_policy)
-
 
 def routes(service: Service) -> APIRouter:
     """All routes of the service."""
@@ -189,6 +193,7 @@ def routes(service: Service) -> APIRouter:
     _add_admin(router, service)
     _add_descriptions(router, service)
     router.include_router(videos.routes(service))
+    router.include_router(policy_routes.routes(service))
     return router
 
 
@@ -303,18 +308,6 @@ def _add_descriptions(router: APIRouter, service: Service) -> None:
             **await service.model_info(),
             "defaults": {n: getattr(model.defaults, n) for n in model.defaults.__slots__},
             "limits": {n: getattr(model.limits, n) for n in model.limits.__slots__},
-        }
-
-    @router.get("/policies")
-    async def policies() -> dict[str, Any]:
-        """Every policy with its parameters' defaults, and what each quality stands for."""
-        return {
-            "default": summarize_policy(service.config.default_policy),
-            "qualities": {
-                q: summarize_policy(service.config.quality_policy(q))
-                for q in ("exact", "high", "balanced", "fast")
-            },
-            "policies": {name: summarize_policy(kind()) for name, kind in POLICIES.items()},
         }
 
     @router.get("/metrics", response_class=Response, responses=answers.METRICS)

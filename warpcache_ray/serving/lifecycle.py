@@ -125,6 +125,8 @@ class Job:
     policy_summary: dict[str, Any] = field(default_factory=dict)
     policy_version: str = ""
     """Both are told at every look, and made once: a policy may hold thousands of numbers."""
+    policy_origin: dict[str, Any] = field(default_factory=dict)
+    """Where the policy comes from, see `choices`."""
 
     def __post_init__(self) -> None:
         if not self.policy_version:
@@ -172,6 +174,11 @@ class Job:
         record["cache"] = self.cache
         record["attempts"] = [attempt.to_dict() for attempt in self.attempts]
         return record | {"progress": round(self.progress, 4)}
+
+
+def with_policy(job: Job, policy: dict[str, Any], origin: dict[str, Any]) -> Job:
+    """The job with another policy, which comes from elsewhere."""
+    return replace(job, policy=policy, policy_origin=origin, policy_summary={}, policy_version="")
 
 
 def claim(job: Job, replica: str, epoch: int, now: float, ranks: int = 1) -> Job:

@@ -20,9 +20,11 @@ from prometheus_client import (
 from warpcache_ray.config import ServiceConfig
 from warpcache_ray.serving.admission import PRIORITIES, Cost
 from warpcache_ray.serving.attempts import End
+from warpcache_ray.serving.choices import Source
 from warpcache_ray.serving.figures import Figures, Key, figures_of
 from warpcache_ray.serving.lifecycle import TERMINAL, Job, Status
 from warpcache_ray.store.connection import Answers
+from warpcache_ray.store.policies import Policies
 
 PREFIX = "warpcache_"
 
@@ -130,6 +132,9 @@ TABLE = (
     _histogram("drift_observed", "drift at each decision", _DRIFT),
     _gauge("peak_memory_bytes", "device memory (on CPU the process's) of the largest rank of any attempt"),
     _gauge("epoch", "the newest epoch"),
+    _counter("policies_served_total", "jobs that were begun, by where their policy came from", "source", values=Source),
+    _gauge("policy_info", "1 for each published version that serves requests, by its part", "slot", "version", "part"),
+    _gauge("policy_store_away", "1 while published policies are those last known, as the store can't be asked"),
     _gauge("replicas_ready", "replicas that were heard of within `lease_s`"),
     _gauge("ranks_ready", "their ranks"),
     _gauge("store_up", "1, or 0 where the store didn't take the last call"),
@@ -208,6 +213,15 @@ class Metrics:
         self._set("replicas_ready", replicas)
         self._set("ranks_ready", replicas * config.parallel.world_size)
         self._set("gpu_second_price", config.gpu_second_price)
+
+    def published(self, slots: Iterable[Policies], away: bool) -> None:
+        """Takes what is published."""
+        self._collectors["policy_info"].clear()
+        for slot in slots:
+            for part, version in (("active", slot.active), ("canary", slot.canary)):
+                if version is not None:
+                    self._set("policy_info", 1, slot.key, str(version.number), part)
+        self._set("policy_store_away", away)
 
     def stored(self, answers: Answers) -> None:
         """Takes how the store has answered."""

@@ -83,6 +83,7 @@ class Rank:
     def load(self, meeting: tuple[str, int] | None) -> dict[str, Any]:
         """Loads the model, together with the ranks that come to the meeting; says what it can make."""
         from warpcache_ray.engine.engine import Engine
+        from warpcache_ray.engine.fingerprints import policy_key
 
         model = self.config.model
         path = model.folder or model.path
@@ -94,7 +95,8 @@ class Rank:
             pipeline = member.load(path, model.dtype, model.revision)
             self.engine, split = Engine(pipeline, member.ranks), member.split(pipeline)
         self.engine.store.budget = self.config.cache_bytes
-        return {**asdict(self.engine.info), "split": split and asdict(split)}
+        key = asdict(policy_key(self.engine.pipeline, {}))
+        return {**asdict(self.engine.info), "split": split and asdict(split), "policy_key": key}
 
     def _join(self, meeting: tuple[str, int]) -> Member:
         from warpcache_ray.parallel.xdit import connect, join

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -11,6 +11,7 @@ from warpcache_ray.config import Defaults, Limits, ModelConfig, Quality
 from warpcache_ray.errors import InvalidRequest
 from warpcache_ray.media import Format
 from warpcache_ray.parallel.split import Split
+from warpcache_ray.policy_spec import describe_policy, parse_policy
 from warpcache_ray.serving.admission import Priority
 from warpcache_ray.serving.references import ImageField, Reference
 
@@ -36,7 +37,7 @@ class VideoFields(BaseModel):
     seed: int | None = Field(None, ge=0, lt=2**63)
     fps: int | None = Field(None, ge=1, le=120)
     policy: str | dict[str, Any] | None = None
-    quality: Quality | None = None
+    quality: Quality | Annotated[float, Field(gt=0, lt=1)] | None = None
     priority: Priority = "normal"
     deadline_s: float | None = Field(None, gt=0, allow_inf_nan=False)
     output_format: Format = "mp4"
@@ -103,6 +104,17 @@ class GenerateRequest(VideoFields):
                 "cancel_on_disconnect = True: nobody stays connected; give wait = true too"
             )
         return self
+
+
+def wanted_policy(asked: VideoFields) -> dict[str, Any]:
+    """The policy that a request gives, in full, or `{"quality": …}` for the one that this stands for.
+
+    Raises:
+        InvalidPolicy: there is no such policy.
+    """
+    if asked.policy is None:
+        return {"quality": asked.quality}
+    return describe_policy(parse_policy(asked.policy))
 
 
 class Invalidation(BaseModel):

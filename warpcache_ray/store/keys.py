@@ -13,6 +13,15 @@ class Place(StrEnum):
     ENDED = "ended"
 
 
+APPLICATIONS = "{warpcache:*}:*"
+"""All keys of all applications."""
+
+
+def application_of(key: str) -> str:
+    """Whose key it is."""
+    return key.removeprefix("{warpcache:").partition("}")[0]
+
+
 class Keys:
     """All keys of an application. The braces keep them in one slot of a cluster."""
 
@@ -24,6 +33,8 @@ class Keys:
         self.places = {place: f"{root}:{place}" for place in Place}
         self.policies, self.policy_changes = f"{root}:policies", f"{root}:policy-changes"
         """The set of all policies' keys, and the channel that tells which of them has changed."""
+        self.served = f"{root}:served"
+        """The models that the application serves at present, as policies name them."""
         self._root = root
 
     def job(self, id: str) -> str:

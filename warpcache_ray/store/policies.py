@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -167,6 +168,17 @@ class PolicyStore:
         with answers():
             return sorted(map(str, await self._redis.smembers(self._keys.policies)))
 
+    async def serve(self, models: Sequence[str], for_s: int) -> None:
+        """Says which models the application serves, for so many seconds."""
+        with answers():
+            await self._redis.set(self._keys.served, json.dumps(sorted(models)), ex=for_s)
+
+    async def served(self) -> list[str]:
+        """The models that the application serves; none where nobody has said so lately."""
+        with answers():
+            told = await self._redis.get(self._keys.served)
+        return [] if told is None else list(json.loads(told))
+
     async def publish(
         self, seen: Policies, document: dict[str, Any], who: str, why: str, share: int = ALL
     ) -> int:
@@ -225,12 +237,13 @@ class PolicyStore:
         return await self._change(seen, What.ROLLBACK, who, why) or None
 
     async def changes(self) -> AsyncIterator[str | None]:
-        """Each key that changes, as it does. None, at the beginning and whenever the connection was away: changes may
-        have gone by, read what matters."""
+        """Each key that changes, as it does, until the task that listens is cancelled. None, at the beginning and
+        whenever the connection was away: changes may have gone by, read what matters."""
         with answers():
             async with self._redis.pubsub() as pubsub:
                 await pubsub.subscribe(self._keys.policy_changes)
-                while True:
+                # Asked of the task, for the client may lose a cancellation that comes together with an answer.
+                while not _cancelled():
                     told = await pubsub.get_message(timeout=WAKE_S)
                     if told is not None:
                         yield told["data"] if told["type"] == "message" else None
@@ -273,6 +286,11 @@ class PolicyStore:
         if isinstance(done, list):
             raise _refusal(seen, *done)
         return int(done or 0)
+
+
+def _cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _refusal(seen: Policies, why: str, about: str = "") -> NotFound | LostRace:

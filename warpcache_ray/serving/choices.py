@@ -1,0 +1,170 @@
+"""Which policy serves a request, and where it comes from, as pure functions.
+
+A request that gives its own policy, or wants `exact`, has that. One that names a quality (or none: `default`) has the
+document that is published for its slot; one that gives a number, the SSIM to keep, has of all documents for its key the
+one with the least SSIM that is enough. Where nothing is published, names have the configuration's policy, and numbers
+the prior: a policy for the demo model, with its error control.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from warpcache_ray.config import ServiceConfig
+from warpcache_ray.core.policy import Policy
+from warpcache_ray.errors import InvalidPolicy
+from warpcache_ray.policy_document import PolicyDocument, PolicyKey
+from warpcache_ray.policy_slots import QUALITIES, quality_of, slot_id
+from warpcache_ray.policy_spec import describe_policy, parse_policy
+
+DEFAULT = "default"
+EXACT = "exact"
+OF_ERROR = 100.0
+"""How many times the mean squared error a loss of SSIM is taken for, where nothing was measured: 0.99 is 40 dB."""
+MOST_DB = 99.0
+
+
+class Source(StrEnum):
+    """Where a job's policy comes from."""
+
+    REGISTRY = "registry"
+    """The version that is active in the store."""
+    CANARY = "canary"
+    """The version that has a share of the requests."""
+    LAST_KNOWN_GOOD = "last_known_good"
+    """The version that was active when the store was last seen to have one."""
+    FILE = "file"
+    """A document of the configuration."""
+    CONFIGURATION = "configuration"
+    """The configuration's `policy` or `quality`."""
+    PRIOR = "prior"
+    REQUEST = "request"
+    """The request's own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A document for a slot."""
+
+    slot: str
+    document: PolicyDocument
+    source: Source
+    why: str
+    version: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A policy in full, and its `origin` as the job's record has it."""
+
+    policy: dict[str, Any]
+    origin: dict[str, Any]
+
+
+Offers = Callable[[str], Offer | None]
+"""What a slot offers to the job at hand."""
+
+
+def given(policy: Mapping[str, Any]) -> Choice:
+    """The request's own policy."""
+    return Choice(dict(policy), _origin(Source.REQUEST, None, "the request's own"))
+
+
+def key_of(request: Mapping[str, Any], info: Mapping[str, Any]) -> PolicyKey:
+    """What a request's policy has to be for; `info` is what a replica tells of its model, with `policy_key` for the
+    pipeline's defaults."""
+    asked = {**request, "steps": request.get("num_inference_steps")}
+    fields = [f.name for f in dataclasses.fields(PolicyKey)]
+    known = {name: asked[name] for name in fields if asked.get(name) is not None}
+    return PolicyKey(**{**info["policy_key"], **known})
+
+
+def choose(
+    asked: str | float | None,
+    key: PolicyKey,
+    offers: Offers,
+    known: Sequence[Offer],
+    config: ServiceConfig,
+) -> Choice:
+    """The policy for a request for a quality, by what its slots offer; of all that is `known` the reason tells where
+    they offer nothing. A seam: a policy that is derived from that for a neighbouring key would be offered here."""
+    if asked == EXACT:
+        why = "exact is uncached"
+        return Choice(
+            describe_policy(config.quality_policy("exact")), _origin(Source.REQUEST, asked, why)
+        )
+    if isinstance(asked, float):
+        offer = _enough(asked, [offers(slot_id(quality, key)) for quality in QUALITIES])
+    else:
+        offer = offers(slot_id(asked or DEFAULT, key))
+    if offer is not None:
+        origin = _origin(offer.source, asked, offer.why, offer.slot, offer.version)
+        return Choice(offer.document.policy, origin)
+    why = f"{_missing(asked, key, known)}; nothing is promised"
+    if isinstance(asked, float):
+        return Choice(describe_policy(prior(asked)), _origin(Source.PRIOR, asked, why))
+    return Choice(
+        describe_policy(_configured(asked, config)), _origin(Source.CONFIGURATION, asked, why)
+    )
+
+
+def prior(ssim: float) -> Policy:
+    """For models that weren't profiled: the demo model's matrix, under an error control that aims at a PSNR."""
+    target = 10 * math.log10(OF_ERROR / (1 - ssim))
+    return parse_policy("auto", target_psnr=min(MOST_DB, round(target, 2)))
+
+
+def _configured(asked: str | None, config: ServiceConfig) -> Policy:
+    return config.default_policy if asked is None else parse_policy(config.quality[asked])  # type: ignore[index]
+
+
+def _enough(ssim: float, offers: Sequence[Offer | None]) -> Offer | None:
+    fine = [
+        offer
+        for offer in offers
+        if offer is not None
+        and offer.document.target.metric == "ssim"
+        and offer.document.target.bound >= ssim
+    ]
+    return min(fine, key=lambda offer: offer.document.target.bound, default=None)
+
+
+def _missing(asked: str | float | None, key: PolicyKey, known: Sequence[Offer]) -> str:
+    """Why there is no document: the nearest one's difference, if there is any."""
+    wanted = QUALITIES if isinstance(asked, float) else (asked or DEFAULT,)
+    others = [each.document for each in known if quality_of(each.slot) in wanted]
+    nearest = min(others, key=lambda each: _differences(each.key, key), default=None)
+    if nearest is None:
+        return f"no policy is published for quality {asked or DEFAULT}"
+    try:
+        nearest.check_key(key)
+    except InvalidPolicy as error:
+        return error.message
+    return f"no published policy keeps an SSIM of {asked}"
+
+
+def _differences(one: PolicyKey, other: PolicyKey) -> int:
+    names = [f.name for f in dataclasses.fields(PolicyKey)]
+    return sum(getattr(one, name) != getattr(other, name) for name in names)
+
+
+def _origin(
+    source: Source,
+    asked: str | float | None,
+    why: str,
+    slot: str | None = None,
+    version: int | None = None,
+) -> dict[str, Any]:
+    quality = None if source is Source.REQUEST and asked is None else asked or DEFAULT
+    return {
+        "source": source.value,
+        "quality": quality,
+        "slot": slot,
+        "version": version,
+        "why": why,
+    }
