@@ -29,7 +29,8 @@ Weight = Annotated[float, Field(gt=0)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 MOST_REPLICAS = 128
 """The coordinator has slots for the calls of so many."""
-Replicas = Annotated[int, Field(ge=1, le=MOST_REPLICAS)]
+Replicas = Annotated[int, Field(ge=1, le=MOST_REPLICAS)] | Literal["auto"]
+"""`auto`: as many as the application's `autoscaling_policy` wants, see `serving.autoscaling`."""
 Host = Annotated[str, Field(pattern=r"^(\*\.)?[a-z0-9:_-]+(\.[a-z0-9_-]+)*$")]
 """A name or an address, in lower case and as DNS has it; `*.example.com` stands for all names under it."""
 _SECRET = r"whsec_[A-Za-z0-9+/]{32,86}={0,2}"

@@ -30,6 +30,7 @@ from warpcache_ray.serving.line import Line
 from warpcache_ray.serving.loops import Loop
 from warpcache_ray.serving.metrics import Metrics
 from warpcache_ray.serving.webhooks import Courier, planned
+from warpcache_ray.serving.workload import workload
 from warpcache_ray.store.connection import check
 from warpcache_ray.store.connection import connect as connect_store
 from warpcache_ray.store.events import Event
@@ -68,6 +69,7 @@ class Coordinator:
         self.config, self._configured = config, True
         await self._jobs()
         if changed:
+            self.fleet.model = None
             await self.invalidate(None)
 
     async def remind(self, config: ServiceConfig) -> None:
@@ -266,10 +268,18 @@ class Coordinator:
         await jobs.wake()
 
     async def health(self) -> dict[str, Any]:
-        """Replicas that were seen lately, and how many jobs wait and run."""
+        """Replicas that were seen lately, what the model can make, and how many jobs wait and run. Replicas that come
+        as they are needed are as good as there, once one has told what it can make."""
         jobs = await self._jobs()
         live = self.fleet.live(self.config.lease_s)
-        return {"replicas": live, "jobs": {s.value: jobs.count(s) for s in Status}}
+        model = self.fleet.model if live or self.config.replicas == "auto" else None
+        counts = {s.value: jobs.count(s) for s in Status}
+        return {"replicas": live, "model": model, "jobs": counts}
+
+    async def workload(self) -> dict[str, float]:
+        """How much there is to do, for Serve's autoscaling."""
+        jobs, known = await self._jobs(), self.fleet.model is not None
+        return workload(jobs.active, self.rates, self.config, known, time.time())
 
     async def metrics_text(self) -> str:
         """Prometheus' text format."""

@@ -16,11 +16,14 @@ class Fleet:
 
     _heard: dict[str, tuple[float, dict[str, Any]]] = field(default_factory=dict)
     _retired: dict[str, float] = field(default_factory=dict)
+    model: dict[str, Any] | None = None
+    """What the last one that spoke can make; None: none has spoken yet."""
 
     def hear(self, replica: str, info: dict[str, Any]) -> None:
         """A replica has spoken."""
         if not self.retired(replica):
             self._heard[replica] = time.time(), info
+            self.model = info
 
     def retire(self, replica: str) -> None:
         """A replica takes no more jobs."""

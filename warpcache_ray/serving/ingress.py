@@ -20,7 +20,7 @@ from warpcache_ray.core.policies import POLICIES
 from warpcache_ray.errors import JobNotReady, Unavailable, WarpCacheError
 from warpcache_ray.media import MEDIA_TYPES
 from warpcache_ray.policy_spec import describe_policy, parse_policy, summarize_policy
-from warpcache_ray.serving import access, answers, handles, problems, videos, webhooks
+from warpcache_ray.serving import access, answers, handles, health, problems, videos, webhooks
 from warpcache_ray.serving.access import CALLER, Caller, only_admins
 from warpcache_ray.serving.artifacts import Artifact
 from warpcache_ray.serving.delivery import deliver
@@ -98,10 +98,9 @@ class Service:
         Raises:
             Unavailable: no replica is ready.
         """
-        replicas = (await self.ask("health"))["replicas"]
-        if not replicas:
+        info: dict[str, Any] | None = (await self.ask("health"))["model"]
+        if info is None:
             raise Unavailable("no replica is ready yet; try again")
-        info: dict[str, Any] = next(iter(replicas.values()))
         return info
 
     @property
@@ -277,21 +276,6 @@ def _add_admin(router: APIRouter, service: Service) -> None:
         return {"epoch": await service.ask("invalidate", body.job_id)}
 
 
-def _add_health(router: FastAPI, service: Service) -> None:
-    @router.get("/health", responses=answers.HEALTH)
-    async def health() -> JSONResponse:
-        """200 while a replica is ready, else 503; with the number of jobs by status."""
-        found = await service.ask("health")
-        ready = bool(found["replicas"])
-        body = {
-            "status": "ok" if ready else "starting",
-            "version": __version__,
-            "replicas": len(found["replicas"]),
-            "jobs": found["jobs"],
-        }
-        return JSONResponse(body, 200 if ready else 503)
-
-
 def _add_descriptions(router: APIRouter, service: Service) -> None:
     @router.get("/models")
     async def models() -> dict[str, Any]:
@@ -368,7 +352,7 @@ def build_api(config: ServiceConfig, actor: Any) -> FastAPI:
     api = FastAPI(title="WarpCache-Ray", version=__version__)
     service = Service(config, actor)
     api.include_router(routes(service), dependencies=access.SCHEMES if config.access.keys else [])
-    _add_health(api, service)
+    api.include_router(health.routes(service.ask))
     problems.install(api, config.model.limits.body_bytes, service.larger_bodies)
     access.install(api, config.access, service.limiter)
     return api
@@ -391,6 +375,11 @@ class Ingress:
         # One that is starting, or slow, is no illness of this one.
         with suppress(RayActorError, TimeoutError):
             await asyncio.wait_for(self.actor.remind.remote(self.config), REMIND_S)
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """Serve asks this now and then, for the policy of `autoscaling`."""
+        work: dict[str, float] = await self.actor.workload.remote()
+        return work
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Serve after the constructor."""
