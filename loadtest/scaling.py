@@ -33,6 +33,7 @@ STARTUP_S = 90
 DRAIN_S = 20
 """How long a replica that goes may be at its job; then it hands it back."""
 MIN_REPLICAS, MAX_REPLICAS = 1, 16
+BOUNDS = {"min_replicas": MIN_REPLICAS, "max_replicas": MAX_REPLICAS}
 LOOK_BACK_S = 30
 """Serve's default; it counts requests in the mean over so long."""
 PLACE = DeploymentID(REPLICA, "simulated")
@@ -116,28 +117,32 @@ class Contender:
     config: AutoscalingConfig
 
 
+QUICK = {"upscale_delay_s": 10.0, "downscale_delay_s": 300.0}
+
+
 def ours() -> Contender:
     """`TargetWait`, as the application's policy."""
-    bounds = {"min_replicas": MIN_REPLICAS, "max_replicas": MAX_REPLICAS}
-    config = AutoscalingConfig(**bounds, upscale_delay_s=10, downscale_delay_s=300)
-    policy = serves._apply_app_level_autoscaling_config(
-        TargetWait(target_wait_s=TARGET_WAIT_S, startup_s=STARTUP_S)
-    )
-    return Contender("TargetWait", policy, config)
+    policy = TargetWait(target_wait_s=TARGET_WAIT_S, startup_s=STARTUP_S)
+    applied = serves._apply_app_level_autoscaling_config(policy)
+    return Contender("TargetWait", applied, AutoscalingConfig(**BOUNDS, **QUICK))
 
 
-def default(requests: int) -> Contender:
+def default(name: str, **settings: float) -> Contender:
     """Serve's own, which is told each job as a request that waits for a replica. (As it is, with an ingress that
     answers at once, it would see none.)"""
-    bounds = {"min_replicas": MIN_REPLICAS, "max_replicas": MAX_REPLICAS}
-    config = AutoscalingConfig(**bounds, target_ongoing_requests=requests)
     single = serves._apply_autoscaling_config(serves.replica_queue_length_autoscaling_policy)
 
     def policy(contexts: dict[DeploymentID, AutoscalingContext]) -> Any:
         count, state = single(contexts[PLACE])
         return {PLACE: count}, {PLACE: state}
 
-    return Contender(f"Serve's default, {requests} per replica", policy, config)
+    return Contender(name, policy, AutoscalingConfig(**BOUNDS, **settings))
+
+
+def contenders() -> list[Contender]:
+    """Ours, Serve's default as it comes, and the same with one request per replica and our delays."""
+    tuned = default("Serve's default, tuned", target_ongoing_requests=1, **QUICK)
+    return [ours(), default("Serve's default"), tuned]
 
 
 @dataclass(frozen=True)
@@ -155,7 +160,7 @@ class Run:
     handed_back: int
     replicas: list[int]
     backlog_s: list[float]
-    wait_s: list[tuple[float, float]]
+    wait_s: list[float]
 
 
 def simulate(trace: Sequence[tuple[float, float]], contender: Contender) -> Run:
@@ -196,7 +201,7 @@ def simulate(trace: Sequence[tuple[float, float]], contender: Contender) -> Run:
         sum(job.handed_back for job in jobs),
         replicas,
         backlog,
-        [(job.at, float(wait)) for job, wait in zip(jobs, waits, strict=True)],
+        waits.tolist(),
     )
 
 
@@ -279,28 +284,27 @@ def draw(runs: dict[str, dict[str, Run]], path: Path) -> None:
         column[0].set_title(trace)
         for name, run in contenders.items():
             style = {"color": colours[name], "label": name}
-            at, wait = zip(*run.wait_s, strict=True)
-            column[0].scatter(
-                [t / HOUR for t in at], [max(w, 1) for w in wait], s=5, alpha=0.5, **style
-            )
+            waits = sorted(run.wait_s)
+            column[0].plot(waits, np.arange(1, len(waits) + 1) / len(waits), **style)
             minutes = [minute / 60 for minute in range(len(run.replicas))]
             column[1].step(minutes, run.replicas, where="post", **style)
             column[2].plot(minutes, np.cumsum(run.replicas) / 60, **style)
-        column[0].axhline(TARGET_WAIT_S, color="black", lw=0.8, ls="--")
-        column[0].set_yscale("log")
+        column[0].axvline(TARGET_WAIT_S, color="black", lw=0.8, ls="--")
+        column[0].set_xlabel("wait of a job, s; the line is the target")
         column[2].set_xlabel("hours")
-    for row, label in zip(axes, ("wait of a job, s", "replicas", "replica-hours"), strict=True):
+    for row, label in zip(
+        axes, ("share of jobs begun by then", "replicas", "replica-hours"), strict=True
+    ):
         row[0].set_ylabel(label)
-    axes[0][0].legend(fontsize=8, loc="upper right", markerscale=3)
+    axes[0][0].legend(fontsize=8, loc="lower right")
     figure.tight_layout()
     figure.savefig(path, dpi=90)
 
 
 def main() -> None:
     """Runs all contenders on all traces."""
-    contenders = [ours(), default(2), default(1)]
     runs = {
-        name: {c.name: simulate(trace, c) for c in contenders} for name, trace in traces().items()
+        name: {c.name: simulate(trace, c) for c in contenders()} for name, trace in traces().items()
     }
     curves = ("replicas", "backlog_s", "wait_s")
     figures = {
@@ -310,7 +314,12 @@ def main() -> None:
         }
         for trace, of in runs.items()
     }
-    settings = {"target_wait_s": TARGET_WAIT_S, "startup_s": STARTUP_S, "drain_s": DRAIN_S}
+    settings = {
+        "target_wait_s": TARGET_WAIT_S,
+        "startup_s": STARTUP_S,
+        "drain_s": DRAIN_S,
+        **BOUNDS,
+    }
     command = f"python {Path(sys.argv[0]).parent.name}/{Path(sys.argv[0]).name}"
     told = {"command": command, **settings, "traces": figures}
     (RESULTS / "scaling.json").write_text(json.dumps(told, indent=1) + "\n")
