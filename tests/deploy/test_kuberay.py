@@ -186,7 +186,7 @@ def test_secrets_are_those_that_the_readme_makes(overlay: list[Resource]) -> Non
 def test_names_agree(
     overlay: list[Resource], service: dict[str, Any], config: ServiceConfig
 ) -> None:
-    """Labels that are selected are those of pods; claims, variables and mounts are there, Redis is where it is asked."""
+    """Labels that are selected are those of pods; claims, variables, mounts and Redis are where they are asked for."""
     pods = templates(service)
     names = {(each["kind"], each["metadata"]["name"]) for each in overlay}
     claims = set(values([pod["spec"] for pod in pods], "claimName"))

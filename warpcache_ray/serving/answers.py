@@ -31,6 +31,7 @@ class JobRecord(BaseModel):
     request: dict[str, Any] = Field(description="With the defaults and the seed that it got.")
     policy: dict[str, Any]
     policy_version: str
+    lowered_to: str | None = Field(description="The quality that load brought it to, if it did.")
     created_at: float
     started_at: float | None
     finished_at: float | None

@@ -11,7 +11,7 @@ from typing import Any
 
 from warpcache_ray.config import ServiceConfig
 from warpcache_ray.errors import Cancelled, QueueFull
-from warpcache_ray.serving import admission, lifecycle
+from warpcache_ray.serving import adaptive, admission, lifecycle
 from warpcache_ray.serving.admission import Rates, Turn
 from warpcache_ray.serving.attempts import Progress
 from warpcache_ray.serving.endings import Endings
@@ -342,8 +342,10 @@ class Coordinator:
 
     async def _take(self, jobs: Jobs, turn: Turn, replica: str) -> Job:
         def taken(job: Job) -> Job:
-            ranks = self.config.parallel.world_size
-            claimed = lifecycle.claim(job, replica, self.epoch, time.time(), ranks)
+            ranks, now = self.config.parallel.world_size, time.time()
+            wait_s = adaptive.wait_s(job, jobs.active, self.rates, self._live(), now)
+            job = adaptive.lowered(job, self.config, self.rates.known, wait_s)
+            claimed = lifecycle.claim(job, replica, self.epoch, now, ranks)
             return replace(claimed, virtual_start=turn.start, virtual_finish=turn.finish)
 
         return await jobs.change(turn.job.id, taken)

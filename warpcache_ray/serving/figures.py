@@ -44,6 +44,8 @@ def figures_of(job: Job) -> Figures:
     """All figures of a job as it stands."""
     found = Figures()
     found.count("jobs_submitted_total", job.priority)
+    if job.lowered_to is not None:
+        found.count("jobs_lowered_total", job.lowered_to)
     for attempt in job.attempts:
         _begun(found, attempt)
         _cached(found, attempt)

@@ -20,7 +20,16 @@ from warpcache_ray.core.policies import POLICIES
 from warpcache_ray.errors import JobNotReady, Unavailable, WarpCacheError
 from warpcache_ray.media import MEDIA_TYPES
 from warpcache_ray.policy_spec import describe_policy, parse_policy, summarize_policy
-from warpcache_ray.serving import access, answers, handles, health, problems, videos, webhooks
+from warpcache_ray.serving import (
+    access,
+    adaptive,
+    answers,
+    handles,
+    health,
+    problems,
+    videos,
+    webhooks,
+)
 from warpcache_ray.serving.access import CALLER, Caller, only_admins
 from warpcache_ray.serving.artifacts import Artifact
 from warpcache_ray.serving.delivery import deliver
@@ -126,6 +135,7 @@ class Service:
         seed = asked.seed if asked.seed is not None else secrets.randbelow(2**31)
         model, info = self.config.model, await self.model_info()
         fields = asked.resolved(model, info["frame_multiple"]).job_request(model.defaults, seed)
+        fields |= adaptive.allowance(asked, self.config)
         check_shape(fields, model.limits, info)
         check_reference(asked.reference, asked.image_field, info)
         self.limiter.take("submissions", self.caller.counted_as, self.caller.rate)
