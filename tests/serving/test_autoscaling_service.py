@@ -21,7 +21,7 @@ JOB = {
     "seed": 0,
     "policy": "never",
 }
-LARGE = {"height": 128, "width": 128, "num_frames": 33, "num_inference_steps": 20}
+LARGE = {"height": 128, "width": 128, "num_frames": 33, "num_inference_steps": 12}
 
 
 @pytest.fixture(scope="module")
