@@ -6,6 +6,7 @@ from collections import deque
 from dataclasses import replace
 from typing import Any
 
+import httpx
 import pytest
 from hubs import CONFIG, INFO, claim, submit
 
@@ -55,21 +56,28 @@ def test_the_policy_reads_what_is_told() -> None:
     assert (told["costs_known"], told["model_known"]) == (0, 0)
 
 
-async def test_a_service_that_sleeps_takes_jobs(hub: Coordinator) -> None:
+async def test_a_service_that_sleeps_takes_jobs(
+    hub: Coordinator, lonely: httpx.AsyncClient
+) -> None:
     """With `replicas: auto` what the last replica could make still holds when it has gone; else it doesn't; and with
     another model it is forgotten."""
     await submit(hub)
     assert (await hub.health())["model"] is None
+    assert (await lonely.post("/generate", json={"prompt": "a"})).status_code == 503
     assert (await hub.workload())["model_known"] == 0
     await hub.configure(replace(CONFIG, replicas="auto"))
     await claim(hub, "replica_9")
     await hub.retire("replica_9")
     health = await hub.health()
     assert (health["replicas"], health["model"]) == ({}, INFO)
+    asleep = await lonely.get("/health")
+    assert (asleep.status_code, asleep.json()["status"]) == (200, "asleep")
+    assert (await lonely.post("/generate", json={"prompt": "a"})).status_code == 200
     told = await hub.workload()
     assert (told["running_jobs"], told["model_known"]) == (1, 1)
     await hub.configure(CONFIG)
     assert (await hub.health())["model"] is None
+    assert (await lonely.get("/health")).status_code == 503
     other = replace(CONFIG, replicas="auto", model=replace(CONFIG.model, path="y"))
     await hub.configure(other)
     assert (await hub.health())["model"] is None

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from warpcache_ray.config import ServiceConfig
+from warpcache_ray.config import Lossy, ServiceConfig
 from warpcache_ray.policy_spec import describe_policy
 from warpcache_ray.serving.admission import PRIORITIES, Rates, expected_share, remaining
 from warpcache_ray.serving.lifecycle import Job, Status
@@ -55,26 +55,39 @@ def choose(shares: Sequence[float], own: float, wait_s: float, target_s: float) 
     return next(enough, len(shares) - 1)
 
 
-def lowered(job: Job, config: ServiceConfig, known: bool, wait_s: float) -> Job:
-    """A job as it is to be made where those of its class would wait for so long; as it was, where it has begun before,
-    and where that isn't `known` yet."""
-    floor = job.request.get("quality_floor")
-    if floor is None or not config.adaptive_quality.quality_floor or job.attempts or not known:
+def lowered(
+    job: Job,
+    active: Iterable[Job],
+    rates: Rates,
+    replicas: int,
+    config: ServiceConfig,
+    now: float,
+) -> Job:
+    """A job as it is to be made, where `active` ones wait and run: as it was, where it isn't to be lowered, has begun
+    before, or nobody knows yet how long jobs take."""
+    floor, settings = job.request.get("quality_floor"), config.adaptive_quality
+    if floor is None or job.priority not in settings.quality_floor:
         return job
-    asked = job.request.get("quality")
-    first = LADDER.index(asked) + 1 if asked in LADDER else 0
+    if job.attempts or not rates.known:
+        return job
     steps = job.request.get("num_inference_steps") or 1
     own = expected_share(job.policy, steps)
-    rungs = [
-        (q, describe_policy(config.quality_policy(q)))
-        for q in LADDER[first : LADDER.index(floor) + 1]
-    ]
-    shares = {q: expected_share(policy, steps) for q, policy in rungs}
-    # What isn't named may lie anywhere on the ladder; nothing is lowered to what costs more.
-    rungs = [(q, policy) for q, policy in rungs if shares[q] < own or asked in LADDER]
-    target = config.adaptive_quality.target_wait_s
-    chosen = choose([shares[q] for q, _ in rungs], own, wait_s, target)
+    rungs = _rungs(job.request.get("quality"), floor, own, steps, config)
+    wait = wait_s(job, active, rates, replicas, now)
+    chosen = choose([share for *_, share in rungs], own, wait, settings.target_wait_s)
     if chosen is None:
         return job
-    quality, policy = rungs[chosen]
+    quality, policy, _ = rungs[chosen]
     return replace(job, policy=policy, policy_summary={}, policy_version="", lowered_to=quality)
+
+
+def _rungs(
+    asked: str | None, floor: Lossy, own: float, steps: int, config: ServiceConfig
+) -> list[tuple[Lossy, dict[str, Any], float]]:
+    """The qualities below what is asked for, with their policies and shares. What isn't a named one may lie anywhere
+    on the ladder, and isn't lowered to what costs as much."""
+    first = LADDER.index(asked) + 1 if asked in LADDER else 0
+    lower = LADDER[first : LADDER.index(floor) + 1]
+    policies = [(quality, describe_policy(config.quality_policy(quality))) for quality in lower]
+    rungs = [(quality, policy, expected_share(policy, steps)) for quality, policy in policies]
+    return [rung for rung in rungs if asked in LADDER or rung[2] < own]

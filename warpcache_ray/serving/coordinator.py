@@ -343,8 +343,7 @@ class Coordinator:
     async def _take(self, jobs: Jobs, turn: Turn, replica: str) -> Job:
         def taken(job: Job) -> Job:
             ranks, now = self.config.parallel.world_size, time.time()
-            wait_s = adaptive.wait_s(job, jobs.active, self.rates, self._live(), now)
-            job = adaptive.lowered(job, self.config, self.rates.known, wait_s)
+            job = adaptive.lowered(job, jobs.active, self.rates, self._live(), self.config, now)
             claimed = lifecycle.claim(job, replica, self.epoch, now, ranks)
             return replace(claimed, virtual_start=turn.start, virtual_finish=turn.finish)
 

@@ -62,8 +62,8 @@ def _cached(path: str, revision: str | None) -> bool:
 
 
 def check_devices(config: ServiceConfig, resources: Mapping[str, float]) -> None:
-    """The cluster has the GPUs and CPUs that the replicas and the ingress need; where
-    these come and go, so may nodes.
+    """The cluster has the GPUs and CPUs that the replicas and the ingress need; where replicas come and go, so may
+    nodes.
 
     Raises:
         InvalidConfig: it has not.
