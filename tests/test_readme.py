@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -26,3 +27,22 @@ def test_every_metric_is_explained() -> None:
     """The README's table is the one that the service is made of, row for row."""
     listed = re.findall(r"^\| `warpcache_\w+.*$", README, re.MULTILINE)
     assert listed == [row.markdown for row in TABLE]
+
+
+def test_scaling_is_told_as_it_was_simulated() -> None:
+    """The README's table has the committed figures, row for row."""
+    told = json.loads((ROOT / "loadtest" / "results" / "scaling.json").read_text())["traces"]
+    for trace, runs in told.items():
+        for policy, run in runs.items():
+            name = "`TargetWait`" if policy == "TargetWait" else policy
+            share = f"{100 * run['begun_in_time']:.1f} %"
+            row = f"| {trace} | {name} | {share} | {run['wait_p95_s']:.0f} s | {run['replica_hours']:.1f} |"
+            assert row in README, row
+
+
+def test_overlays_are_those_that_are_there() -> None:
+    """The README's table names each, and each command that applies one names one."""
+    there = {path.name for path in (ROOT / "deploy" / "kuberay" / "overlays").iterdir()}
+    assert set(re.findall(r"deploy/kuberay/overlays/([\w-]+)", README)) <= there
+    for name in there:
+        assert re.search(rf"^\| `{name}` \|", README, re.MULTILINE), name

@@ -30,11 +30,13 @@ Weight = Annotated[float, Field(gt=0)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 MOST_REPLICAS = 128
 """The coordinator has slots for the calls of so many."""
-Replicas = Annotated[int, Field(ge=1, le=MOST_REPLICAS)]
+Replicas = Annotated[int, Field(ge=1, le=MOST_REPLICAS)] | Literal["auto"]
+"""`auto`: as many as the application's `autoscaling_policy` wants, see `serving.autoscaling`."""
 Host = Annotated[str, Field(pattern=r"^(\*\.)?[a-z0-9:_-]+(\.[a-z0-9_-]+)*$")]
 """A name or an address, in lower case and as DNS has it; `*.example.com` stands for all names under it."""
 _SECRET = r"whsec_[A-Za-z0-9+/]{32,86}={0,2}"
 Secret = Annotated[str, Field(pattern=f"^({_SECRET})?$")]
+Lossy = Literal["high", "balanced", "fast"]
 Quality = Literal["exact", "high", "balanced", "fast"]
 
 
@@ -174,6 +176,18 @@ class WebhookConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class AdaptiveConfig:
+    """How far quality gives way under load, see `serving.adaptive`: jobs of a priority down to the quality that
+    `quality_floor` names for it, none where it names none, once those that wait would take longer than
+    `target_wait_s`."""
+
+    __pydantic_config__ = _STRICT
+
+    quality_floor: dict[Literal["high", "normal", "low"], Lossy] = field(default_factory=dict)
+    target_wait_s: Seconds = 120.0
+
+
+@dataclass(frozen=True, slots=True)
 class ServiceConfig:
     """One application. `policy` serves requests that ask for nothing, `quality` those that name a quality; a policy
     may be `{file: PATH}`, relative to the working directory as a model's path is, with parameters beside it. They stand
@@ -205,7 +219,7 @@ class ServiceConfig:
     outbound: OutboundConfig = field(default_factory=OutboundConfig)
     webhooks: WebhookConfig = field(default_factory=WebhookConfig)
     policy: str | dict[str, Any] = "worldcache"
-    quality: dict[Literal["high", "balanced", "fast"], str | dict[str, Any]] = field(
+    quality: dict[Lossy, str | dict[str, Any]] = field(
         default_factory=lambda: {
             "high": {"name": "worldcache", "threshold": 0.04},
             "balanced": {"name": "worldcache", "threshold": 0.08},
@@ -213,6 +227,7 @@ class ServiceConfig:
         }
     )
     policies: str | Documents = POLICY_FOLDER
+    adaptive_quality: AdaptiveConfig = field(default_factory=AdaptiveConfig)
     cache_bytes: Annotated[int, Field(ge=0)] = 8 << 30
     results: str = ""
     threads: Count = 1

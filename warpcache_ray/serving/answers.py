@@ -46,6 +46,7 @@ class JobRecord(BaseModel):
     policy_origin: PolicyOrigin = Field(
         description="Where it comes from; settled with the first attempt."
     )
+    lowered_to: str | None = Field(description="The quality that load brought it to, if it did.")
     created_at: float
     started_at: float | None
     finished_at: float | None
@@ -88,14 +89,14 @@ PROBLEMS: Answers = {
 class Health(BaseModel):
     """Whether jobs are being made."""
 
-    status: Literal["ok", "starting"]
+    status: Literal["ok", "asleep", "starting"]
     version: str
     replicas: int = Field(description="How many are ready.")
     jobs: dict[Status, int]
 
 
 HEALTH: Answers = {
-    200: {"description": "A replica is ready", "model": Health},
+    200: {"description": "A replica is ready, or comes when it is needed", "model": Health},
     "4XX": PROBLEMS["4XX"],
     503: {"description": "None is ready, or nobody can tell", "model": Health | Problem},
 }

@@ -11,7 +11,7 @@ import psutil
 import ray
 from ray import serve
 from ray.serve import Application
-from ray.serve.config import HTTPOptions
+from ray.serve.config import AutoscalingConfig, HTTPOptions
 from ray.serve.context import _get_global_client
 
 from warpcache_ray.config import ServiceConfig, parse_config
@@ -34,6 +34,10 @@ from warpcache_ray.serving.replica import Replica, bundles
 OUTPUT_DELAY_S = 1.5
 GRACE_LOOP_S = 0.2
 """Replicas answer no requests, so there are none to wait for."""
+TELLING = AutoscalingConfig(
+    min_replicas=1, max_replicas=1, metrics_interval_s=2.0, look_back_period_s=20.0
+)
+"""The ingress is one, always; for `look_back_period_s` what it told counts where nothing new comes."""
 _SERVE_RUN = re.compile(r"\bserve(\.scripts)? run\b")
 
 
@@ -73,7 +77,7 @@ def assemble(config: ServiceConfig) -> Application:
     replicas = (
         serve.deployment(Replica)
         .options(
-            num_replicas=config.replicas,
+            **_count(config),
             max_ongoing_requests=1,
             ray_actor_options={"num_cpus": DRIVER_CPUS},
             placement_group_bundles=bundles(config),
@@ -90,8 +94,17 @@ def assemble(config: ServiceConfig) -> Application:
         ray_actor_options={"num_cpus": INGRESS_CPUS},
         max_ongoing_requests=handles.REQUESTS,
         health_check_period_s=5.0,
+        # One that tells Serve of the work.
+        autoscaling_config=TELLING if config.replicas == "auto" else None,
     )
     return ingress.bind(config, replicas)
+
+
+def _count(config: ServiceConfig) -> dict[str, Any]:
+    """How many replicas, as options of their deployment. The bounds of `auto` stand in the Serve file."""
+    if config.replicas != "auto":
+        return {"num_replicas": config.replicas}
+    return {"autoscaling_config": AutoscalingConfig(min_replicas=1, max_replicas=1)}
 
 
 def _end_serve_run(error: InvalidConfig) -> None:

@@ -11,9 +11,10 @@ from typing import Any
 
 from warpcache_ray.config import ServiceConfig
 from warpcache_ray.errors import Cancelled, QueueFull
-from warpcache_ray.serving import admission, lifecycle
+from warpcache_ray.serving import adaptive, admission, lifecycle
 from warpcache_ray.serving.admission import Rates, Turn
 from warpcache_ray.serving.attempts import Progress
+from warpcache_ray.serving.choices import Choice
 from warpcache_ray.serving.endings import Endings
 from warpcache_ray.serving.fleet import Fleet
 from warpcache_ray.serving.jobs import Jobs
@@ -31,6 +32,7 @@ from warpcache_ray.serving.loops import Loop
 from warpcache_ray.serving.metrics import Metrics
 from warpcache_ray.serving.registry import Registry
 from warpcache_ray.serving.webhooks import Courier, planned
+from warpcache_ray.serving.workload import workload
 from warpcache_ray.store.connection import check
 from warpcache_ray.store.connection import connect as connect_store
 from warpcache_ray.store.events import Event
@@ -72,6 +74,7 @@ class Coordinator:
         self.config, self._configured = config, True
         await self._jobs()
         if changed:
+            self.fleet.model = None
             await self.invalidate(None)
 
     async def remind(self, config: ServiceConfig) -> None:
@@ -274,10 +277,18 @@ class Coordinator:
         await jobs.wake()
 
     async def health(self) -> dict[str, Any]:
-        """Replicas that were seen lately, and how many jobs wait and run."""
+        """Replicas that were seen lately, what the model can make, and how many jobs wait and run. Replicas that come
+        as they are needed are as good as there, once one has told what it can make."""
         jobs = await self._jobs()
         live = self.fleet.live(self.config.lease_s)
-        return {"replicas": live, "jobs": {s.value: jobs.count(s) for s in Status}}
+        model = self.fleet.model if live or self.config.replicas == "auto" else None
+        counts = {s.value: jobs.count(s) for s in Status}
+        return {"replicas": live, "model": model, "jobs": counts}
+
+    async def workload(self) -> dict[str, float]:
+        """How much there is to do, for Serve's autoscaling."""
+        jobs, known = await self._jobs(), self.fleet.model is not None
+        return workload(jobs.active, self.rates, self.config, known, time.time())
 
     async def published(self, method: str, *arguments: Any) -> Any:
         """What the published policies say to that, or what has become of them."""
@@ -328,7 +339,7 @@ class Coordinator:
             PolicyStore(redis, self.application),
             self.config.known_policies / self.application,
             lambda: self.config,
-            lambda: self.fleet.live(self.config.lease_s).values(),
+            lambda: self.fleet.models(self.config.lease_s, self.config.replicas == "auto"),
         )
         await self.registry.load()
         self._loops = [
@@ -357,11 +368,20 @@ class Coordinator:
 
     async def _take(self, jobs: Jobs, turn: Turn, replica: str, info: dict[str, Any]) -> Job:
         def taken(job: Job) -> Job:
-            ranks, job = self.config.parallel.world_size, self.registry.settle(job, info)
+            job = self.registry.settle(job, info)
+            job = self._lowered(job, jobs, info)
+            ranks = self.config.parallel.world_size
             claimed = lifecycle.claim(job, replica, self.epoch, time.time(), ranks)
             return replace(claimed, virtual_start=turn.start, virtual_finish=turn.finish)
 
         return await jobs.change(turn.job.id, taken)
+
+    def _lowered(self, job: Job, jobs: Jobs, info: dict[str, Any]) -> Job:
+        def choose(quality: str) -> Choice:
+            return self.registry.choose({"quality": quality}, job.request, info, job.id)
+
+        replicas, now = self._live(), time.time()
+        return adaptive.lowered(job, jobs.active, self.rates, replicas, self.config, now, choose)
 
     def _record(self, jobs: Jobs, job: Job) -> dict[str, Any]:
         turns = self._turns(jobs) if job.status is Status.QUEUED else []

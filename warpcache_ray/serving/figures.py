@@ -46,6 +46,8 @@ def figures_of(job: Job) -> Figures:
     found.count("jobs_submitted_total", job.priority)
     if job.attempts and "source" in job.policy_origin:
         found.count("policies_served_total", job.policy_origin["source"])
+    if job.lowered_to is not None:
+        found.count("jobs_lowered_total", job.lowered_to)
     for attempt in job.attempts:
         _begun(found, attempt)
         _cached(found, attempt)

@@ -16,11 +16,14 @@ class Fleet:
 
     _heard: dict[str, tuple[float, dict[str, Any]]] = field(default_factory=dict)
     _retired: dict[str, float] = field(default_factory=dict)
+    model: dict[str, Any] | None = None
+    """What the last one that spoke can make; None: none has spoken yet."""
 
     def hear(self, replica: str, info: dict[str, Any]) -> None:
         """A replica has spoken."""
         if not self.retired(replica):
             self._heard[replica] = time.time(), info
+            self.model = info
 
     def retire(self, replica: str) -> None:
         """A replica takes no more jobs."""
@@ -38,3 +41,8 @@ class Fleet:
         since = time.time() - within_s
         self._heard = {name: told for name, told in self._heard.items() if told[0] > since}
         return {name: info for name, (_, info) in self._heard.items()}
+
+    def models(self, within_s: float, asleep: bool) -> list[dict[str, Any]]:
+        """What live ones can make; where all may be asleep, what the last one could."""
+        live = list(self.live(within_s).values())
+        return live or ([self.model] if asleep and self.model is not None else [])

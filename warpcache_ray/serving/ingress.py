@@ -20,8 +20,10 @@ from warpcache_ray.errors import JobNotReady, Unavailable, WarpCacheError
 from warpcache_ray.media import MEDIA_TYPES
 from warpcache_ray.serving import (
     access,
+    adaptive,
     answers,
     handles,
+    health,
     policy_routes,
     problems,
     videos,
@@ -110,10 +112,9 @@ class Service:
         Raises:
             Unavailable: no replica is ready.
         """
-        replicas = (await self.ask("health"))["replicas"]
-        if not replicas:
+        info: dict[str, Any] | None = (await self.ask("health"))["model"]
+        if info is None:
             raise Unavailable("no replica is ready yet; try again")
-        info: dict[str, Any] = next(iter(replicas.values()))
         return info
 
     @property
@@ -139,6 +140,7 @@ class Service:
         seed = asked.seed if asked.seed is not None else secrets.randbelow(2**31)
         model, info = self.config.model, await self.model_info()
         fields = asked.resolved(model, info["frame_multiple"]).job_request(model.defaults, seed)
+        fields |= adaptive.allowance(asked, self.config)
         check_shape(fields, model.limits, info)
         check_reference(asked.reference, asked.image_field, info)
         self.limiter.take("submissions", self.caller.counted_as, self.caller.rate)
@@ -282,21 +284,6 @@ def _add_admin(router: APIRouter, service: Service) -> None:
         return {"epoch": await service.ask("invalidate", body.job_id)}
 
 
-def _add_health(router: FastAPI, service: Service) -> None:
-    @router.get("/health", responses=answers.HEALTH)
-    async def health() -> JSONResponse:
-        """200 while a replica is ready, else 503; with the number of jobs by status."""
-        found = await service.ask("health")
-        ready = bool(found["replicas"])
-        body = {
-            "status": "ok" if ready else "starting",
-            "version": __version__,
-            "replicas": len(found["replicas"]),
-            "jobs": found["jobs"],
-        }
-        return JSONResponse(body, 200 if ready else 503)
-
-
 def _add_descriptions(router: APIRouter, service: Service) -> None:
     @router.get("/models")
     async def models() -> dict[str, Any]:
@@ -361,7 +348,7 @@ def build_api(config: ServiceConfig, actor: Any) -> FastAPI:
     api = FastAPI(title="WarpCache-Ray", version=__version__)
     service = Service(config, actor)
     api.include_router(routes(service), dependencies=access.SCHEMES if config.access.keys else [])
-    _add_health(api, service)
+    api.include_router(health.routes(service.ask))
     problems.install(api, config.model.limits.body_bytes, service.larger_bodies)
     access.install(api, config.access, service.limiter)
     return api
@@ -384,6 +371,11 @@ class Ingress:
         # One that is starting, or slow, is no illness of this one.
         with suppress(RayActorError, TimeoutError):
             await asyncio.wait_for(self.actor.remind.remote(self.config), REMIND_S)
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """Serve asks this now and then, for the policy of `autoscaling`."""
+        work: dict[str, float] = await self.actor.workload.remote()
+        return work
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Serve after the constructor."""

@@ -122,6 +122,8 @@ class Job:
     """Its owner wants to see no more of it. What it charged its client counts all the same."""
     webhook: Delivery | None = None
     """None: nobody wants to be told of the job's end."""
+    lowered_to: str | None = None
+    """The quality that it was given for the sake of those who wait; None: what it asks for."""
     policy_summary: dict[str, Any] = field(default_factory=dict)
     policy_version: str = ""
     """Both are told at every look, and made once: a policy may hold thousands of numbers."""

@@ -23,6 +23,7 @@ from warpcache_ray.serving.attempts import End
 from warpcache_ray.serving.choices import Source
 from warpcache_ray.serving.figures import Figures, Key, figures_of
 from warpcache_ray.serving.lifecycle import TERMINAL, Job, Status
+from warpcache_ray.serving.schemas import LADDER
 from warpcache_ray.store.connection import Answers
 from warpcache_ray.store.policies import Policies
 
@@ -83,6 +84,7 @@ def _histogram(
 
 TABLE = (
     _counter("jobs_submitted_total", "jobs that were taken in", "priority", values=PRIORITIES),
+    _counter("jobs_lowered_total", "jobs that load brought to a lower quality", "quality", values=LADDER),
     _counter("requests_total", "jobs that ended", "status", values=sorted(TERMINAL)),
     _counter("errors_total", "jobs that failed or were cancelled, by the error's code", "code"),
     _histogram("request_latency_seconds", "submission to end", _LONG),

@@ -62,11 +62,14 @@ def _cached(path: str, revision: str | None) -> bool:
 
 
 def check_devices(config: ServiceConfig, resources: Mapping[str, float]) -> None:
-    """The cluster has the GPUs and CPUs that the replicas and the ingress need.
+    """The cluster has the GPUs and CPUs that the replicas and the ingress need; where replicas come and go, so may
+    nodes.
 
     Raises:
         InvalidConfig: it has not.
     """
+    if config.replicas == "auto":
+        return
     ranks = config.parallel.world_size * config.replicas
     needs = {"GPU": float(ranks)} if config.model.device == "cuda" else {}
     needs["CPU"] = round(config.replicas * DRIVER_CPUS + ranks * RANK_CPUS + INGRESS_CPUS, 2)

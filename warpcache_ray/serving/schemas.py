@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from warpcache_ray.config import Defaults, Limits, ModelConfig, Quality
+from warpcache_ray.config import Defaults, Limits, Lossy, ModelConfig, Quality
 from warpcache_ray.errors import InvalidRequest
 from warpcache_ray.media import Format
 from warpcache_ray.parallel.split import Split
@@ -18,6 +18,10 @@ from warpcache_ray.serving.references import ImageField, Reference
 POLICY_BYTES = 1 << 17
 """How much JSON a request's own policy may be: measurements of 50 steps on both branches with all their digits have
 room. Larger ones belong into the service's configuration."""
+
+
+LADDER: tuple[Lossy, ...] = get_args(Lossy)
+"""From the best one to the cheapest."""
 
 
 class VideoFields(BaseModel):
@@ -38,6 +42,7 @@ class VideoFields(BaseModel):
     fps: int | None = Field(None, ge=1, le=120)
     policy: str | dict[str, Any] | None = None
     quality: Quality | Annotated[float, Field(gt=0, lt=1)] | None = None
+    quality_floor: Lossy | None = None
     priority: Priority = "normal"
     deadline_s: float | None = Field(None, gt=0, allow_inf_nan=False)
     output_format: Format = "mp4"
@@ -82,7 +87,7 @@ class VideoFields(BaseModel):
 
     def job_request(self, defaults: Defaults, seed: int) -> dict[str, Any]:
         """The fields of a job: given ones before the service's defaults."""
-        of_the_job = set(VideoFields.model_fields) - {"policy", "quality"}
+        of_the_job = set(VideoFields.model_fields) - {"policy", "quality", "quality_floor"}
         given = self.model_dump(include=of_the_job, exclude_none=True)
         usual = {name: getattr(defaults, name) for name in defaults.__slots__}
         usual = {name: value for name, value in usual.items() if value is not None}
