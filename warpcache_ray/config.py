@@ -17,6 +17,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from warpcache_ray.access_config import AccessConfig, ApiKey, repeated
 from warpcache_ray.core.policy import Policy
 from warpcache_ray.errors import InvalidConfig, InvalidPolicy
+from warpcache_ray.page_config import PageConfig
 from warpcache_ray.parallel.layout import Layout
 from warpcache_ray.policy_spec import describe_policy, load_policy, parse_policy
 
@@ -201,6 +202,7 @@ class ServiceConfig:
     access: AccessConfig = field(default_factory=AccessConfig)
     outbound: OutboundConfig = field(default_factory=OutboundConfig)
     webhooks: WebhookConfig = field(default_factory=WebhookConfig)
+    page: PageConfig = field(default_factory=PageConfig)
     policy: str | dict[str, Any] = "worldcache"
     quality: dict[Literal["high", "balanced", "fast"], str | dict[str, Any]] = field(
         default_factory=lambda: {

@@ -20,7 +20,7 @@ from warpcache_ray.core.policies import POLICIES
 from warpcache_ray.errors import JobNotReady, Unavailable, WarpCacheError
 from warpcache_ray.media import MEDIA_TYPES
 from warpcache_ray.policy_spec import describe_policy, parse_policy, summarize_policy
-from warpcache_ray.serving import access, answers, handles, problems, videos, webhooks
+from warpcache_ray.serving import access, answers, handles, page, problems, videos, webhooks
 from warpcache_ray.serving.access import CALLER, Caller, only_admins
 from warpcache_ray.serving.artifacts import Artifact
 from warpcache_ray.serving.delivery import deliver
@@ -189,6 +189,7 @@ def routes(service: Service) -> APIRouter:
     _add_admin(router, service)
     _add_descriptions(router, service)
     router.include_router(videos.routes(service))
+    router.include_router(page.routes(service, _public))
     return router
 
 
@@ -365,10 +366,11 @@ async def _with_video(
 
 def build_api(config: ServiceConfig, actor: Any) -> FastAPI:
     """The FastAPI application over a coordinator."""
-    api = FastAPI(title="WarpCache-Ray", version=__version__)
+    api = FastAPI(title="WarpCache-Ray", version=__version__, docs_url=None, redoc_url=None)
     service = Service(config, actor)
     api.include_router(routes(service), dependencies=access.SCHEMES if config.access.keys else [])
     _add_health(api, service)
+    page.install(api)
     problems.install(api, config.model.limits.body_bytes, service.larger_bodies)
     access.install(api, config.access, service.limiter)
     return api
