@@ -16,9 +16,8 @@ PACKAGE = Path(__file__).parent
 
 @dataclass(frozen=True, slots=True)
 class PageConfig:
-    """`prompts` are offered as examples. `front` is a `bench.json` that `warpcache bench` wrote for the served model, in
-    a folder or inside this package: its measured speed and quality are drawn, with the settings that the service
-    has."""
+    """`prompts` are offered as examples. `front` is a `bench.json` that `warpcache bench` wrote for the served model, a
+    file or one inside this package: its measured speed and quality are drawn, with the service's settings on it."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 

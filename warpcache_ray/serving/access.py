@@ -23,7 +23,7 @@ from warpcache_ray.serving.lifecycle import ANONYMOUS
 from warpcache_ray.serving.problems import envelope
 from warpcache_ray.serving.ratelimit import HEADERS, RateLimiter
 
-OPEN = frozenset({"/", "/health", "/docs", "/redoc", "/openapi.json"})
+OPEN = frozenset({"/", "/health", "/docs", "/openapi.json"})
 """Whoever watches the service, or reads about it, needs no key; nor does the page, which asks for one itself."""
 FILES = "/page/"
 """What pages are made of."""

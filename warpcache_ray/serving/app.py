@@ -16,6 +16,7 @@ from ray.serve.context import _get_global_client
 
 from warpcache_ray.config import ServiceConfig, parse_config
 from warpcache_ray.errors import InvalidConfig
+from warpcache_ray.page_config import read_front
 from warpcache_ray.serving import handles
 from warpcache_ray.serving.ingress import Ingress
 from warpcache_ray.serving.preflight import (
@@ -52,6 +53,7 @@ def build(args: dict[str, Any]) -> Application:
         check_storage(config)
         check_model(config)
         check_layout(config)
+        read_front(config.page)
     except InvalidConfig as error:
         _end_serve_run(error)
         raise

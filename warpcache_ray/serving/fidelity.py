@@ -48,9 +48,12 @@ def routes(service: Service) -> APIRouter:
     turn = asyncio.Lock()
 
     @router.get("/jobs/{job_id}/fidelity")
-    async def fidelity(job_id: str, reference: str) -> Fidelity:
+    async def fidelity(job_id: str, reference: str | None = None) -> Fidelity:
         """PSNR and SSIM of the job's video against that of `reference`, a job that asked for the same."""
-        job, other = await service.ask("get", job_id), await service.ask("get", reference)
+        job = await service.ask("get", job_id)
+        if reference is None:
+            raise InvalidRequest("reference is missing: the id of the uncached job", "reference")
+        other = await service.ask("get", reference)
         check_same(job, other)
         urls = [(await _video(service, each)).url for each in (job, other)]
         count = job["result"]["num_frames"]

@@ -1,4 +1,4 @@
-"""The page at `/`, and the API's description as pages: files of this package, nothing from elsewhere."""
+"""The page at `/`, and the API's description as one: files of this package, nothing from elsewhere."""
 
 from __future__ import annotations
 
@@ -27,13 +27,10 @@ _COMMON = (
     "form-action 'none'; frame-ancestors 'none'; media-src 'self' blob:; "
 )
 STRICT = _COMMON + "style-src 'self'; img-src 'self' data: blob:"
-DESCRIBING = (
-    _COMMON + "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; worker-src blob:"
-)
-"""Swagger UI and ReDoc write styles into their page."""
+DESCRIBING = _COMMON + "style-src 'self' 'unsafe-inline'; img-src 'self' data:"
+"""Swagger UI writes styles into its page."""
 
 PAGES = {"/": ("index.html", STRICT), "/docs": ("docs.html", DESCRIBING)}
-PAGES |= {"/redoc": ("redoc.html", DESCRIBING)}
 
 
 def routes(service: Service, public: listing.Public) -> APIRouter:
@@ -81,7 +78,7 @@ def _text(file: str) -> str:
 
 
 def _vendored() -> Path:
-    """Where Swagger UI and ReDoc are, which `fastapi-offline` carries."""
+    """Where Swagger UI is, which `fastapi-offline` carries."""
     found = importlib.util.find_spec("fastapi_offline")
     assert found is not None
     assert found.origin is not None
