@@ -3,6 +3,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from warpcache_ray.serving.http_metrics import HTTP_TABLE
 from warpcache_ray.serving.metrics import TABLE
 
 ROOT = Path(__file__).parents[1]
@@ -25,4 +26,4 @@ def test_links_lead_somewhere() -> None:
 def test_every_metric_is_explained() -> None:
     """The README's table is the one that the service is made of, row for row."""
     listed = re.findall(r"^\| `warpcache_\w+.*$", README, re.MULTILINE)
-    assert listed == [row.markdown for row in TABLE]
+    assert listed == [row.markdown for row in (*TABLE, *HTTP_TABLE)]

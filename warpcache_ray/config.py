@@ -189,7 +189,8 @@ class ServiceConfig:
     that has ended is kept for `result_ttl_s`, with its video, unless there are more than `keep_jobs`: then the client
     that has most of them loses its oldest. A replica that is shut down goes on for `drain_s`, then hands its job back.
     `gpu_second_price`, in any currency, is shown beside the metrics that count seconds of ranks, to multiply them
-    with.
+    with. `trace_url` (OTLP over HTTP, like http://localhost:4318/v1/traces) is sent a trace of each job.
+    With `log_format: json` all processes log lines of JSON, with job, attempt and rank.
     """
 
     __pydantic_config__ = _STRICT
@@ -228,6 +229,8 @@ class ServiceConfig:
     keep_jobs: Count = 10_000
     drain_s: Seconds = 20.0
     gpu_second_price: Annotated[float, Field(ge=0)] = 0.0
+    trace_url: str = ""
+    log_format: Literal["text", "json"] = "text"
 
     @property
     def default_policy(self) -> Policy:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
-from warpcache_ray.errors import InvalidRequest, JobNotReady
+from warpcache_ray.errors import InvalidRequest
 from warpcache_ray.serving.artifacts import Artifact
+from warpcache_ray.serving.delivery import ready
 
 if TYPE_CHECKING:
     from warpcache_ray.serving.ingress import Service
@@ -55,7 +56,7 @@ def routes(service: Service) -> APIRouter:
             raise InvalidRequest("reference is missing: the id of the uncached job", "reference")
         other = await service.ask("get", reference)
         check_same(job, other)
-        urls = [(await _video(service, each)).url for each in (job, other)]
+        urls = [ready(each, await service.video(each)).url for each in (job, other)]
         count = job["result"]["num_frames"]
         async with turn:
             psnr, ssim, frames = await asyncio.to_thread(_compare, *urls, count)
@@ -79,13 +80,6 @@ def check_same(job: dict[str, Any], reference: dict[str, Any]) -> None:
                 f"{ours.get(name)!r}, as the job's",
                 "reference",
             )
-
-
-async def _video(service: Service, job: dict[str, Any]) -> Artifact:
-    video = await service.video(job)
-    if video is None:
-        raise JobNotReady(f"job {job['id']} is {job['status']}; it has no video", "job_id")
-    return video
 
 
 @lru_cache(maxsize=256)
