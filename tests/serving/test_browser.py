@@ -106,6 +106,10 @@ def test_a_visitor_generates_and_compares(page: Page, service: tuple[str, Painte
     expect(page.locator("#comparison")).to_contain_text("compressed")
     expect(page.locator("#front-chart")).to_contain_text("this video, 3")
     page.go_back()
+    expect(page.locator("#theirs")).to_be_hidden()
+    page.go_back()
+    expect(page.get_by_text("Describe a video")).to_be_visible()
+    page.go_forward()
     page.get_by_role("button", name="Compare with uncached").click()
     expect(page.locator("#comparison")).to_be_visible()
     expect(page.locator("#jobs li")).to_have_count(2)
@@ -174,7 +178,13 @@ def test_a_key_is_asked_for_and_kept_for_the_tab(page: Page, service: tuple[str,
     ]
     other = page.context.new_page()
     other.goto(address)
-    expect(other.get_by_role("dialog", name="API key")).to_be_visible()
+    asked = other.get_by_role("dialog", name="API key")
+    expect(asked).to_be_visible()
+    other.keyboard.press("Escape")
+    expect(asked).to_be_hidden()
+    expect(other.get_by_role("alert")).to_contain_text("an API key is needed")
+    other.get_by_role("button", name="API key").click()
+    expect(asked).to_be_visible()
 
 
 def test_it_fits_a_phone_and_a_keyboard(page: Page, service: tuple[str, Painter]) -> None:

@@ -61,8 +61,9 @@ function ask(message) {
 }
 
 let asking = null;
+let declined = false;
 onUnauthorized((message) => {
-  asking ??= ask(message).finally(() => { asking = null; });
+  asking ??= ask(message).then((given) => { declined = !given; return given; }).finally(() => { asking = null; });
   return asking;
 });
 at("key-form").addEventListener("submit", (event) => {
@@ -74,7 +75,8 @@ at("key-forget").addEventListener("click", () => {
   at("key-dialog").close("forgotten");
 });
 at("key-button").addEventListener("click", async () => {
-  if (await ask("")) start();
+  declined = !(await ask(""));
+  if (!declined) start();
 });
 
 // ---- A job, followed
@@ -91,9 +93,11 @@ const follow = tried(async () => {
   following = new AbortController();
   const { signal } = following;
   const [id, other] = location.hash.slice(1).split("+");
-  view = { job: null, reference: null, fidelity: null, rows: null };
-  if (!id) return render();
-  if (!other) theirs.hide();
+  // What is there stays, if that is what was asked for.
+  const { job, rows } = view.job?.id === id ? view : { job: null, rows: null };
+  view = { job, rows, reference: null, fidelity: null };
+  await render();
+  if (!id) return;
   await Promise.all([
     toItsEnd(id, signal, (job) => { view.job = job; }).then(() => decided(signal)),
     other && toItsEnd(other, signal, (job) => { view.reference = job; }),
@@ -157,8 +161,9 @@ async function render() {
   at("figures").hidden = !done;
   at("comparison").hidden = fidelity === null;
   at("decisions").hidden = !view.rows?.length;
-  if (job) await ours.show(job);
-  if (reference) await theirs.show(reference);
+  at("theirs").hidden = !reference;
+  await (job ? ours.show(job) : ours.clear());
+  await (reference ? theirs.show(reference) : theirs.clear());
   if (done) {
     at("download").href = ours.url ?? "";
     at("download").download = `${job.id}.${job.request.output_format}`;
@@ -283,7 +288,7 @@ const start = tried(async () => {
 });
 
 async function look() {
-  if (!document.hidden) await refresh().catch(() => {});
+  if (!document.hidden && !declined) await refresh().catch(() => {});
   setTimeout(look, LOOK_MS);
 }
 

@@ -11,6 +11,7 @@ export class Screen {
     this.frame = this.figure.querySelector(".frame");
     this.caption = this.figure.querySelector("figcaption");
     this.url = null;
+    this.blank = [...this.frame.children];
   }
 
   get video() {
@@ -33,7 +34,6 @@ export class Screen {
 
   // A job as it stands.
   async show(job) {
-    this.figure.hidden = false;
     this.figure.classList.remove("empty");
     this.shape(job.request);
     if (job.status === "succeeded") await this.play(job);
@@ -56,11 +56,13 @@ export class Screen {
     this.url = null;
   }
 
-  hide() {
+  // As it was at first.
+  clear() {
     this.release();
     this.shown = null;
-    this.frame.replaceChildren();
-    this.figure.hidden = true;
+    this.frame.replaceChildren(...this.blank);
+    this.caption.textContent = "";
+    this.figure.classList.add("empty");
   }
 }
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 FRAMES = 33
 """At most so many are compared, evenly spaced: of 161 at 720p all would take a minute."""
 SAME = (
+    "output_format",
     "prompt",
     "negative_prompt",
     "seed",
@@ -70,7 +71,7 @@ def check_same(job: dict[str, Any], reference: dict[str, Any]) -> None:
     """Two jobs ask for the same video.
 
     Raises:
-        InvalidRequest: they don't; names the first difference.
+        InvalidRequest: they don't (names the first difference), or their files don't have all frames.
     """
     ours, theirs = job["request"], reference["request"]
     for name in SAME:
@@ -80,6 +81,10 @@ def check_same(job: dict[str, Any], reference: dict[str, Any]) -> None:
                 f"{ours.get(name)!r}, as the job's",
                 "reference",
             )
+    if ours.get("output_format") == "gif":
+        # Equal frames that follow each other are one there, and all have 256 colours.
+        message = f"job_id = {job['id']!r} is a gif, which can't be compared; mp4 and webm can"
+        raise InvalidRequest(message, "job_id")
 
 
 @lru_cache(maxsize=256)
