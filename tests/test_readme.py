@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+from warpcache_ray.serving.http_metrics import HTTP_TABLE
 from warpcache_ray.serving.metrics import TABLE
 
 ROOT = Path(__file__).parents[1]
@@ -26,7 +27,7 @@ def test_links_lead_somewhere() -> None:
 def test_every_metric_is_explained() -> None:
     """The README's table is the one that the service is made of, row for row."""
     listed = re.findall(r"^\| `warpcache_\w+.*$", README, re.MULTILINE)
-    assert listed == [row.markdown for row in TABLE]
+    assert listed == [row.markdown for row in (*TABLE, *HTTP_TABLE)]
 
 
 def test_scaling_is_told_as_it_was_simulated() -> None:

@@ -17,6 +17,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from warpcache_ray.access_config import AccessConfig, ApiKey, repeated
 from warpcache_ray.core.policy import Policy
 from warpcache_ray.errors import InvalidConfig, InvalidPolicy
+from warpcache_ray.page_config import PageConfig
 from warpcache_ray.parallel.layout import Layout
 from warpcache_ray.policy_slots import POLICY_FOLDER, Documents, with_documents
 from warpcache_ray.policy_spec import describe_policy, load_policy, parse_policy
@@ -205,7 +206,8 @@ class ServiceConfig:
     that has ended is kept for `result_ttl_s`, with its video, unless there are more than `keep_jobs`: then the client
     that has most of them loses its oldest. A replica that is shut down goes on for `drain_s`, then hands its job back.
     `gpu_second_price`, in any currency, is shown beside the metrics that count seconds of ranks, to multiply them
-    with.
+    with. `trace_url` (OTLP over HTTP, like http://localhost:4318/v1/traces) is sent a trace of each job.
+    With `log_format: json` all processes log lines of JSON, with job, attempt and rank.
     """
 
     __pydantic_config__ = _STRICT
@@ -218,6 +220,7 @@ class ServiceConfig:
     access: AccessConfig = field(default_factory=AccessConfig)
     outbound: OutboundConfig = field(default_factory=OutboundConfig)
     webhooks: WebhookConfig = field(default_factory=WebhookConfig)
+    page: PageConfig = field(default_factory=PageConfig)
     policy: str | dict[str, Any] = "worldcache"
     quality: dict[Lossy, str | dict[str, Any]] = field(
         default_factory=lambda: {
@@ -245,6 +248,8 @@ class ServiceConfig:
     keep_jobs: Count = 10_000
     drain_s: Seconds = 20.0
     gpu_second_price: Annotated[float, Field(ge=0)] = 0.0
+    trace_url: str = ""
+    log_format: Literal["text", "json"] = "text"
 
     @property
     def default_policy(self) -> Policy:

@@ -56,6 +56,15 @@ def read_video(path: Path) -> NDArray[np.uint8]:
         return np.stack([f.to_ndarray(format="rgb24") for f in container.decode(video=0)])
 
 
+def some_frames(video: bytes, count: int, most: int) -> Iterator[NDArray[np.uint8]]:
+    """Up to `most` of the `count` frames of a video file, evenly spaced from the first to the last, (H, W, 3) each."""
+    wanted = set(_spread(count, most))
+    with av.open(io.BytesIO(video)) as container:
+        for index, frame in enumerate(container.decode(video=0)):
+            if index in wanted:
+                yield frame.to_ndarray(format="rgb24")
+
+
 def thumbnail(video: bytes) -> bytes:
     """A video file's first frame as WebP, at most `THUMBNAIL_SIDE` pixels wide and high."""
     return _file(next(_small(video, THUMBNAIL_SIDE)), "WEBP")
@@ -64,13 +73,18 @@ def thumbnail(video: bytes) -> bytes:
 def spritesheet(video: bytes) -> bytes:
     """Up to `SPRITES` frames, evenly spaced from the first to the last, as one JPEG: row by row, `COLUMNS` a row."""
     frames = list(_small(video, SPRITE_SIDE))
-    count = min(len(frames), SPRITES)
-    chosen = [frames[i] for i in np.linspace(0, len(frames) - 1, count).round().astype(int)]
+    chosen = [frames[i] for i in _spread(len(frames), SPRITES)]
+    count = len(chosen)
     width, height = frames[0].size
     sheet = Image.new("RGB", (min(count, COLUMNS) * width, -(-count // COLUMNS) * height))
     for place, frame in enumerate(chosen):
         sheet.paste(frame, (place % COLUMNS * width, place // COLUMNS * height))
     return _file(sheet, "JPEG")
+
+
+def _spread(count: int, most: int) -> list[int]:
+    chosen: list[int] = np.linspace(0, count - 1, min(count, most)).round().astype(int).tolist()
+    return chosen
 
 
 def _small(video: bytes, side: int) -> Iterator[Image.Image]:

@@ -23,8 +23,10 @@ from warpcache_ray.serving.lifecycle import ANONYMOUS
 from warpcache_ray.serving.problems import envelope
 from warpcache_ray.serving.ratelimit import HEADERS, RateLimiter
 
-OPEN = frozenset({"/health", "/docs", "/redoc", "/openapi.json"})
-"""Whoever watches the service, or reads about it, needs no key."""
+OPEN = frozenset({"/", "/health", "/docs", "/openapi.json"})
+"""Whoever watches the service, or reads about it, needs no key; nor does the page, which asks for one itself."""
+FILES = "/page/"
+"""What pages are made of."""
 
 EVERYONE = "everyone"
 """Whose rates hold where there are no keys."""
@@ -103,7 +105,7 @@ class Gate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI entry."""
-        if scope["type"] != "http" or _path(scope) in OPEN:
+        if scope["type"] != "http" or _open(_path(scope)):
             await self.app(scope, receive, send)
             return
         try:
@@ -133,10 +135,14 @@ class Gate:
         return tell
 
 
+def _open(path: str) -> bool:
+    return path in OPEN or path.startswith(FILES)
+
+
 def _path(scope: Scope) -> str:
     """As the routes know it, without the prefix under which Serve has the application."""
     path: str = scope["path"]
-    return path.removeprefix(scope.get("root_path", ""))
+    return path.removeprefix(scope.get("root_path", "")) or "/"
 
 
 def install(app: FastAPI, access: AccessConfig, limiter: RateLimiter) -> None:

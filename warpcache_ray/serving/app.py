@@ -16,7 +16,8 @@ from ray.serve.context import _get_global_client
 
 from warpcache_ray.config import ServiceConfig, parse_config
 from warpcache_ray.errors import InvalidConfig
-from warpcache_ray.serving import handles
+from warpcache_ray.page_config import read_front
+from warpcache_ray.serving import handles, traces
 from warpcache_ray.serving.ingress import Ingress
 from warpcache_ray.serving.preflight import (
     DRIVER_CPUS,
@@ -56,6 +57,8 @@ def build(args: dict[str, Any]) -> Application:
         check_storage(config)
         check_model(config)
         check_layout(config)
+        read_front(config.page)
+        traces.check(config)
     except InvalidConfig as error:
         _end_serve_run(error)
         raise

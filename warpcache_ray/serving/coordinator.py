@@ -11,7 +11,7 @@ from typing import Any
 
 from warpcache_ray.config import ServiceConfig
 from warpcache_ray.errors import Cancelled, QueueFull
-from warpcache_ray.serving import adaptive, admission, lifecycle
+from warpcache_ray.serving import adaptive, admission, lifecycle, logs
 from warpcache_ray.serving.admission import Rates, Turn
 from warpcache_ray.serving.attempts import Progress
 from warpcache_ray.serving.choices import Choice
@@ -54,6 +54,7 @@ class Coordinator:
     def __init__(
         self, application: str, config: ServiceConfig, server: EmbeddedServer | None = None
     ) -> None:
+        logs.install(config)
         self.application = application
         self.config = config
         self.fleet = Fleet()

@@ -4,11 +4,23 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from typing import Any
 
 from fastapi.responses import FileResponse, Response, StreamingResponse
 
-from warpcache_ray.errors import ArtifactGone
+from warpcache_ray.errors import ArtifactGone, JobNotReady
 from warpcache_ray.serving.artifacts import Artifact
+
+
+def ready(job: dict[str, Any], video: Artifact | None) -> Artifact:
+    """The job's video.
+
+    Raises:
+        JobNotReady: there is none.
+    """
+    if video is None:
+        raise JobNotReady(f"job {job['id']} is {job['status']}; it has no video", "job_id")
+    return video
 
 
 async def deliver(

@@ -11,7 +11,7 @@ from typing import Any
 
 from warpcache_ray.config import ServiceConfig
 from warpcache_ray.errors import NotFound, Unavailable
-from warpcache_ray.serving import admission, lifecycle, retention
+from warpcache_ray.serving import admission, lifecycle, logs, retention, traces
 from warpcache_ray.serving.admission import Rates
 from warpcache_ray.serving.jobs import Jobs
 from warpcache_ray.serving.leavings import (
@@ -49,6 +49,9 @@ class Endings:
         if job.ended and not before.ended:
             self.rates.saw(job)
             self.leavings.begin(forget_checkpoints, self._config(), job)
+            traces.tell(self._config(), job)
+            with logs.about(job=job.id, attempt=job.fence):
+                log.info("the job has ended: %s", job.error["code"] if job.error else job.status)
         return True
 
     async def lose(

@@ -16,7 +16,7 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from warpcache_ray import __version__
 from warpcache_ray.config import ServiceConfig
-from warpcache_ray.errors import JobNotReady, Unavailable, WarpCacheError
+from warpcache_ray.errors import Unavailable, WarpCacheError
 from warpcache_ray.media import MEDIA_TYPES
 from warpcache_ray.serving import (
     access,
@@ -24,15 +24,18 @@ from warpcache_ray.serving import (
     answers,
     handles,
     health,
+    logs,
+    page,
     policy_routes,
     problems,
+    traces,
     videos,
-    webhooks,
 )
 from warpcache_ray.serving.access import CALLER, Caller, only_admins
 from warpcache_ray.serving.artifacts import Artifact
-from warpcache_ray.serving.delivery import deliver
+from warpcache_ray.serving.delivery import deliver, ready
 from warpcache_ray.serving.events import ANSWERS, LastEventId, follow
+from warpcache_ray.serving.http_metrics import HttpMetrics
 from warpcache_ray.serving.idempotency import IdempotencyKey, once
 from warpcache_ray.serving.lifecycle import TERMINAL, Once, Status, new_id
 from warpcache_ray.serving.outbound import Outbound
@@ -45,6 +48,7 @@ from warpcache_ray.serving.schemas import (
     check_shape,
     wanted_policy,
 )
+from warpcache_ray.serving.webhooks import check as check_webhook
 
 WAIT_S = 20.0
 RECONNECT_S = 0.5
@@ -64,6 +68,7 @@ class Service:
     def __init__(self, config: ServiceConfig, actor: Any) -> None:
         self.config = config
         self.actor = actor
+        self.http = HttpMetrics()
         self.limiter = RateLimiter()
         self.streams = Streams(handles.STREAMS)
         self.outbound = Outbound(config.outbound)
@@ -135,7 +140,7 @@ class Service:
         if known is not None:
             return known
         if asked.webhook_url is not None:
-            webhooks.check(asked.webhook_url, self.outbound, self.config.webhooks)
+            check_webhook(asked.webhook_url, self.outbound, self.config.webhooks)
         policy = wanted_policy(asked)
         seed = asked.seed if asked.seed is not None else secrets.randbelow(2**31)
         model, info = self.config.model, await self.model_info()
@@ -143,6 +148,7 @@ class Service:
         fields |= adaptive.allowance(asked, self.config)
         check_shape(fields, model.limits, info)
         check_reference(asked.reference, asked.image_field, info)
+        fields |= traces.parent(self.config)
         self.limiter.take("submissions", self.caller.counted_as, self.caller.rate)
         rest = (policy, self.caller.name, once)
         if asked.reference is None:
@@ -196,6 +202,7 @@ def routes(service: Service) -> APIRouter:
     _add_descriptions(router, service)
     router.include_router(videos.routes(service))
     router.include_router(policy_routes.routes(service))
+    router.include_router(page.routes(service, _public))
     return router
 
 
@@ -300,9 +307,8 @@ def _add_descriptions(router: APIRouter, service: Service) -> None:
     @router.get("/metrics", response_class=Response, responses=answers.METRICS)
     async def metrics() -> Response:
         """Prometheus' text format."""
-        return Response(
-            await service.ask("metrics_text"), media_type="text/plain; version=0.0.4; charset=utf-8"
-        )
+        text = await service.ask("metrics_text") + service.http.text()
+        return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 def _size(fields: dict[str, Any]) -> tuple[int, int] | None:
@@ -321,17 +327,10 @@ def _status(job: dict[str, Any]) -> int:
     return codes.get(job["error"]["code"], 500)
 
 
-async def _video(service: Service, job: dict[str, Any]) -> Artifact:
-    video = await service.video(job)
-    if video is None:
-        raise JobNotReady(f"job {job['id']} is {job['status']}; it has no video", "job_id")
-    return video
-
-
 async def _file(service: Service, job: dict[str, Any]) -> Response:
     form = job["request"]["output_format"]
     headers = {"x-job-id": job["id"], "x-seed": str(job["request"]["seed"])}
-    return await deliver(await _video(service, job), MEDIA_TYPES[form], headers)
+    return await deliver(ready(job, await service.video(job)), MEDIA_TYPES[form], headers)
 
 
 async def _with_video(
@@ -339,18 +338,21 @@ async def _with_video(
 ) -> dict[str, Any]:
     if form == "url":
         return _public(job, request)
-    data = await asyncio.to_thread((await _video(service, job)).read)
+    data = await asyncio.to_thread(ready(job, await service.video(job)).read)
     return _public(job, request) | {"b64_json": base64.b64encode(data).decode()}
 
 
 def build_api(config: ServiceConfig, actor: Any) -> FastAPI:
     """The FastAPI application over a coordinator."""
-    api = FastAPI(title="WarpCache-Ray", version=__version__)
+    told: dict[str, Any] = {"version": __version__, "docs_url": None, "redoc_url": None}
+    api = FastAPI(title="WarpCache-Ray", **told, **traces.of_requests(config))
     service = Service(config, actor)
     api.include_router(routes(service), dependencies=access.SCHEMES if config.access.keys else [])
     api.include_router(health.routes(service.ask))
+    page.install(api)
     problems.install(api, config.model.limits.body_bytes, service.larger_bodies)
     access.install(api, config.access, service.limiter)
+    service.http.install(api)
     return api
 
 
@@ -360,6 +362,7 @@ class Ingress:
     async def __init__(  # type: ignore[misc]  # Serve awaits it
         self, config: ServiceConfig, replicas: Any
     ) -> None:
+        logs.install(config)
         self.replicas = replicas
         self.config = config
         self.actor = handles.connect(serve.get_replica_context().app_name, config)

@@ -31,7 +31,7 @@ PREFIX = "warpcache_"
 
 _DRIFT = (0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.12, 0.16, 0.24, 0.32, 0.5, 1.0, 2.0)
 _LONG = (0.5, 1, 2, 5, 10, 20, 40, 80, 160, 320, 640, 1280)
-_SHORT = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 40)
+SHORT = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 40)
 
 STAGES = ("text", "denoise", "decode", "encode", "store")
 
@@ -88,7 +88,7 @@ TABLE = (
     _counter("requests_total", "jobs that ended", "status", values=sorted(TERMINAL)),
     _counter("errors_total", "jobs that failed or were cancelled, by the error's code", "code"),
     _histogram("request_latency_seconds", "submission to end", _LONG),
-    _histogram("cancel_latency_seconds", "wish to end a running job to its end", _SHORT),
+    _histogram("cancel_latency_seconds", "wish to end a running job to its end", SHORT),
     _gauge("jobs_running", "jobs that replicas are at"),
     _gauge("queue_jobs", "jobs that wait", "priority", values=PRIORITIES),
     _gauge("queue_cost_seconds", "worker-seconds that they will take"),

@@ -13,6 +13,7 @@ import ray
 from warpcache_ray.config import ServiceConfig
 from warpcache_ray.errors import GenerationFailed, InvalidRequest, WarpCacheError
 from warpcache_ray.policy_spec import parse_policy
+from warpcache_ray.serving import logs
 from warpcache_ray.serving.artifacts import Artifacts
 from warpcache_ray.serving.checkpoints import Checkpoints, Keeper
 
@@ -62,6 +63,7 @@ class Rank:
         import torch
 
         torch.set_num_threads(config.threads)
+        logs.install(config)
         self.config = config
         self.index = index
         self._store: Any = None
@@ -131,6 +133,15 @@ class Rank:
     ) -> tuple[dict[str, Any], dict[str, Any] | None]:
         """Makes the attempt's video from its image if it has one, the rest of it where there is a checkpoint: what to
         publish, and the error if there is one."""
+        with logs.about(job=attempt["job_id"], attempt=attempt["fence"], rank=self.index):
+            log.info("the attempt begins")
+            made = self._attempted(attempt, checkpoint, image)
+            log.info("the attempt ends: %s", made[1]["code"] if made[1] else "succeeded")
+            return made
+
+    def _attempted(
+        self, attempt: dict[str, Any], checkpoint: bytes | None, image: bytes | None
+    ) -> tuple[dict[str, Any], dict[str, Any] | None]:
         own = _Attempt(attempt["id"], keeper=self._keeper(attempt), epoch=attempt["epoch"])
         with self._lock:
             self._attempt = own

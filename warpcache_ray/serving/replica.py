@@ -15,7 +15,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from warpcache_ray.config import ServiceConfig
 from warpcache_ray.errors import Cancelled, NotFound, Unavailable, WarpCacheError, WorkerLost
-from warpcache_ray.serving import handles
+from warpcache_ray.serving import handles, logs
 from warpcache_ray.serving.artifacts import Artifact, Artifacts
 from warpcache_ray.serving.attempts import together
 from warpcache_ray.serving.checkpoints import Checkpoints
@@ -48,6 +48,7 @@ class Replica:
     """Pulls jobs from the coordinator; takes the next one only when its ranks are quiet."""
 
     async def __init__(self, config: ServiceConfig) -> None:  # type: ignore[misc]  # Serve awaits it
+        logs.install(config)
         self.config = config
         self.id = f"replica_{uuid.uuid4().hex[:12]}"
         self.coordinator = handles.connect(serve.get_replica_context().app_name, config)
@@ -97,7 +98,9 @@ class Replica:
         while self.failed is None and not self.draining:
             self.attempt = await self._tell("claim", self.id, self.info, CLAIM_S)
             if self.attempt is not None:
-                await self._run(self.attempt)
+                named = {"job": self.attempt["job_id"], "attempt": self.attempt["fence"]}
+                with logs.about(**named, replica=self.id):
+                    await self._run(self.attempt)
                 self.attempt = None
 
     async def _tell(self, method: str, *arguments: Any) -> Any:
