@@ -275,6 +275,7 @@ class Coordinator:
         """Prometheus' text format."""
         jobs = await self._jobs()
         self.metrics.standing(jobs.active, self.rates.cost, self._live(), self.config)
+        self.metrics.loaded(self.fleet.live(self.config.lease_s).values())
         self.metrics.stored(jobs.store.answers)
         return self.metrics.text()
 

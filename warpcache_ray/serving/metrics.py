@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -132,6 +132,8 @@ TABLE = (
     _gauge("epoch", "the newest epoch"),
     _gauge("replicas_ready", "replicas that were heard of within `lease_s`"),
     _gauge("ranks_ready", "their ranks"),
+    _gauge("load_seconds", "how long the slowest of them took to load the model"),
+    _gauge("weight_bytes", "what the model's weights take on each rank"),
     _gauge("store_up", "1, or 0 where the store didn't take the last call"),
     _counter("store_errors_total", "calls that it didn't take, after retries"),
     _counter("store_away_seconds_total", "from such a call to the next one that it took"),
@@ -208,6 +210,11 @@ class Metrics:
         self._set("replicas_ready", replicas)
         self._set("ranks_ready", replicas * config.parallel.world_size)
         self._set("gpu_second_price", config.gpu_second_price)
+
+    def loaded(self, replicas: Collection[Mapping[str, Any]]) -> None:
+        """Takes what the replicas tell of their model."""
+        for name in ("load_seconds", "weight_bytes"):
+            self._set(name, max((told.get(name, 0) for told in replicas), default=0))
 
     def stored(self, answers: Answers) -> None:
         """Takes how the store has answered."""

@@ -11,8 +11,9 @@ import httpx
 from huggingface_hub import get_token, hf_hub_url, snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 
-from warpcache_ray.config import ServiceConfig
+from warpcache_ray.config import ModelConfig, ServiceConfig
 from warpcache_ray.errors import InvalidConfig, InvalidRequest, Unavailable
+from warpcache_ray.model_folder import INDEX, check_components
 from warpcache_ray.parallel import support
 from warpcache_ray.serving import webhooks
 from warpcache_ray.serving.artifacts import Artifacts
@@ -21,7 +22,6 @@ from warpcache_ray.store.connection import check, connect
 from warpcache_ray.store.server import EmbeddedServer
 from warpcache_ray.urls import shown
 
-INDEX = "model_index.json"
 _CONFIG_FILES = [INDEX, "transformer/config.json"]
 HUB_TIMEOUT_S = 5.0
 DRIVER_CPUS = 0.1
@@ -31,13 +31,20 @@ RANK_CPUS = 0.9
 
 
 def check_model(config: ServiceConfig) -> None:
-    """The model's folder, or its entry in the local hub cache or on the hub, exists.
+    """The model's folder, or its entry in the local hub cache or on the hub, exists; a folder with all its components.
 
     Raises:
-        InvalidConfig: it doesn't.
+        InvalidConfig: it doesn't; names the component that is missing.
     """
     model = config.model
-    if model.folder is not None or _cached(model.path, model.revision):
+    _check_files(model)
+    if model.folder is not None:
+        check_components(model.folder, (*model.files,))
+        return
+    if Path(model.path).expanduser().is_dir():
+        said = f"model.path = {model.path!r} is a folder without a {INDEX}; give that of a whole pipeline"
+        raise InvalidConfig(said, "model.path")
+    if _cached(model.path, model.revision):
         return
     try:
         url = hf_hub_url(model.path, INDEX, revision=model.revision)
@@ -52,6 +59,13 @@ def check_model(config: ServiceConfig) -> None:
             f"on the hub ({type(error).__name__})",
             "model.path",
         ) from error
+
+
+def _check_files(model: ModelConfig) -> None:
+    for name, file in model.files.items():
+        if not Path(file).is_file():
+            where = f"model.files.{name}"
+            raise InvalidConfig(f"{where} = {file!r}: no such file", where)
 
 
 def _cached(path: str, revision: str | None) -> bool:
