@@ -18,7 +18,7 @@ FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*
 MAY_IMPORT = {
     "core": {"torch", f"{OURS}.core"},
     "models": {"torch", "diffusers", f"{OURS}.core", f"{OURS}.errors", f"{OURS}.models"}
-    | {"safetensors", "torchao", "dfloat11"},
+    | {"safetensors", "torchao", "dfloat11", f"{OURS}.extras"},
     "engine": {
         "torch",
         "diffusers",

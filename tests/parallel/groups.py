@@ -153,6 +153,14 @@ class Rank:
         """One call of a Cosmos model that this layout shares."""
         return forward(self._load(folder).transformer, **inputs)
 
+    def dressed(self, folder: str, lora: str, file: str) -> Any:
+        """The latents of a model from a single file that wears an adapter."""
+        from warpcache_ray.engine.engine import Engine
+        from warpcache_ray.models.weights import Weights
+
+        weights = Weights(folder, files={"transformer": file}, loras={"ink": lora})
+        return generate(Engine(self.member.load(weights), self.ranks), lora="ink")["latents"]
+
     def refused(self, folder: str, **arguments: Any) -> tuple[str, str]:
         """Name and message of what a run that can't be shared raises."""
         from warpcache_ray.errors import WarpCacheError

@@ -9,6 +9,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from warpcache_ray.errors import InvalidConfig, InvalidRequest
+from warpcache_ray.extras import need
 
 
 def load_loras(pipeline: Any, places: Mapping[str, str]) -> None:
@@ -19,8 +20,6 @@ def load_loras(pipeline: Any, places: Mapping[str, str]) -> None:
     """
     if not places:
         return
-    from warpcache_ray.models.weights import need
-
     need("peft", "model.loras")
     if not hasattr(pipeline, "load_lora_weights"):
         kind = type(pipeline).__name__

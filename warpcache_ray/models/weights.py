@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,12 +14,11 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from warpcache_ray.errors import InvalidConfig
+from warpcache_ray.extras import need
 from warpcache_ray.models.loras import load_loras
 
 TRANSFORMERS = ("transformer", "transformer_2")
 FP8 = "fp8"
-EXTRAS = {"torchao": "fp8", "dfloat11": "dfloat11", "peft": "lora"}
-"""Which of our extras brings a package."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,20 +124,6 @@ def _check_names(where: str, given: Mapping[str, str], kinds: Mapping[str, str])
             f"model.{where} = {dict(given)}: the model has no {stray!r}, only: {', '.join(kinds)}"
         )
         raise InvalidConfig(said, f"model.{where}")
-
-
-def need(package: str, where: str) -> None:
-    """Refuses what a configuration's field asks for, if the package isn't there.
-
-    Raises:
-        InvalidConfig: it isn't.
-    """
-    if importlib.util.find_spec(package) is None:
-        extra = EXTRAS[package]
-        message = (
-            f"{where} needs {package}, which isn't installed: pip install 'warpcache-ray[{extra}]'"
-        )
-        raise InvalidConfig(message, where)
 
 
 def weight_bytes(pipeline: Any) -> int:

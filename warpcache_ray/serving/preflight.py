@@ -13,6 +13,7 @@ from huggingface_hub.errors import HFValidationError
 
 from warpcache_ray.config import ModelConfig, ServiceConfig
 from warpcache_ray.errors import InvalidConfig, InvalidRequest, Unavailable
+from warpcache_ray.extras import need
 from warpcache_ray.model_folder import INDEX, check_components
 from warpcache_ray.parallel import support
 from warpcache_ray.serving import webhooks
@@ -37,7 +38,7 @@ def check_model(config: ServiceConfig) -> None:
         InvalidConfig: it doesn't; names the component that is missing.
     """
     model = config.model
-    _check_files(model)
+    _check_form(model)
     if model.folder is not None:
         check_components(model.folder, (*model.files,))
         return
@@ -61,11 +62,20 @@ def check_model(config: ServiceConfig) -> None:
         ) from error
 
 
-def _check_files(model: ModelConfig) -> None:
-    for name, file in model.files.items():
+def _check_form(model: ModelConfig) -> None:
+    """The files beside the folder are there, and the packages that the weights' form needs."""
+    files = {f"model.files.{name}": file for name, file in model.files.items()}
+    files |= {f"model.loras.{n}": f for n, f in model.loras.items() if f.endswith(".safetensors")}
+    for where, file in files.items():
         if not Path(file).is_file():
-            where = f"model.files.{name}"
             raise InvalidConfig(f"{where} = {file!r}: no such file", where)
+    for package, where, asked in (
+        ("torchao", "model.dtype", model.dtype == "fp8"),
+        ("peft", "model.loras", model.loras),
+        ("dfloat11", "model.dfloat11", model.dfloat11),
+    ):
+        if asked:
+            need(package, where)
 
 
 def _cached(path: str, revision: str | None) -> bool:

@@ -99,7 +99,6 @@ class Rank:
             "load_seconds": round(time.perf_counter() - began, 3),
             "weight_bytes": weight_bytes(self.engine.pipeline),
         }
-        log.info("rank %d has loaded %s: %s", self.index, self.config.model.path, loaded)
         return {**asdict(self.engine.info), **loaded, "split": split and asdict(split)}
 
     def _join(self, meeting: tuple[str, int]) -> Member:
