@@ -136,7 +136,7 @@ def test_measured_videos_are_not_read_again(
     asked = ("--protocol", "vbench", "--videos", folder)
     first = evaluated(tmp_path / "report", *asked)
     read: list[str] = []
-    monkeypatch.setattr(suite, "read_video", lambda file: read.append(file.stem) or noise(2))
+    monkeypatch.setattr(suite, "frames_of", lambda file: read.append(file.stem) or noise(2))
     assert evaluated(tmp_path / "report", *asked)["videos"] == first["videos"]
     write_video(folder / "a cat-0.mp4", noise(3), 8, "mp4")
     evaluated(tmp_path / "report", *asked)
@@ -155,16 +155,22 @@ def test_measured_videos_are_not_read_again(
         (("--protocol", "vbench", "--videos", "VIDEOS", "--prompts", "FILE"), "'prompt_en'"),
         (("--protocol", "vbench", "--videos", "VIDEOS", "--scores", "FILE"), "scores = "),
         (("--videos", "VIDEOS", "--references", "OTHER"), "has no video called 'a field-0'"),
+        (("--videos", "OTHER", "--references", "BROKEN"), "a cat-0.mp4' can't be read"),
+        (("--videos", "VIDEOS", "--references", "VIDEOS", "--samples", 2), "samples = 2: pairs"),
+        (("--protocol", "vbench", "--videos", "VIDEOS", "--references", "OTHER"), "references ="),
         (("--videos", "OTHER", "--references", "OTHER2"), "its reference has (4, 48, 48, 3)"),
     ],
 )
 def test_what_cannot_be_evaluated_is_named(
-    folder: Path, tmp_path: Path, arguments: tuple[str, ...], said: str
+    folder: Path, tmp_path: Path, arguments: tuple[Any, ...], said: str
 ) -> None:
     """The field, its value, and what is allowed."""
     places = {name: tmp_path / name for name in ("OTHER", "OTHER2", "FILE")} | {"VIDEOS": folder}
     places["FILE"] = tmp_path / "file.json"
     places["FILE"].write_text('[{"video_id": "a"}]')
+    places["BROKEN"] = tmp_path / "broken"
+    places["BROKEN"].mkdir()
+    (places["BROKEN"] / "a cat-0.mp4").write_bytes(b"no video")
     for name, size in (("OTHER", 32), ("OTHER2", 48)):
         places[name].mkdir()
         write_video(places[name] / "a cat-0.mp4", noise(1, size), 8, "mp4")

@@ -92,7 +92,14 @@ def evaluate(
 
 def _check(request: _Request, model: str | None) -> None:
     """Refuses what can't be evaluated, before a model is loaded."""
-    if request.protocol != "pairs":
+    pairs = request.protocol == "pairs"
+    for name in ("judges", "scores", "samples") if pairs else ("references",):
+        value = getattr(request, name)
+        if value:
+            shown = value if isinstance(value, int) else str(value)
+            said = f"{name} = {shown}: {request.protocol} takes none; leave it out"
+            raise InvalidRequest(said, name)
+    if not pairs:
         if request.videos is None:
             raise InvalidRequest(f"videos is missing: {request.protocol} judges a folder", "videos")
         if model is not None and request.prompts is None:
@@ -167,7 +174,7 @@ def _suite(request: _Request, maker: Maker | None) -> Report:
     judges = {n: j for n, j in judges_in(request.judges).items() if n in protocol.dimensions}
     told = suite.told_in(request.scores, protocol)
     settings: dict[str, Any] = {
-        "judges": ", ".join(sorted(judges)),
+        "measured here": ", ".join(sorted(judges)),
         **(maker.settings if maker else {}),
     }
     if request.prompts is None:

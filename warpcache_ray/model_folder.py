@@ -32,7 +32,7 @@ def check_components(folder: Path, elsewhere: tuple[str, ...] = ()) -> None:
 
 
 def _components(folder: Path) -> Iterator[tuple[str, str]]:
-    for name, given in _read(folder / INDEX).items():
+    for name, given in read_json(folder / INDEX).items():
         # What comes from other libraries, such as a guardrail, is looked for by them.
         if isinstance(given, list) and given[0] in _LIBRARIES and given[1]:
             yield name, given[1]
@@ -50,14 +50,19 @@ def _missing(place: Path, kind: str, elsewhere: bool) -> str | None:
         return None
     index = next(place.glob("*.index.json"), None)
     if index is not None:
-        shards = sorted(set(_read(index)["weight_map"].values()))
+        shards = sorted(set(read_json(index)["weight_map"].values()))
         lost = next((shard for shard in shards if not (place / shard).is_file()), None)
         return lost and f"no {place.name}/{lost}, one of the {len(shards)} files of its weights"
     weights = (*place.glob("*.safetensors"), *place.glob("*.bin"))
     return None if weights else f"no weights (*.safetensors) in {place.name}/"
 
 
-def _read(file: Path) -> dict[str, Any]:
+def read_json(file: Path) -> dict[str, Any]:
+    """The content of one of a model's JSON files.
+
+    Raises:
+        InvalidConfig: it can't be read.
+    """
     try:
         content: dict[str, Any] = json.loads(file.read_text())
     except (OSError, ValueError) as error:

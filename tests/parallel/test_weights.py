@@ -12,6 +12,8 @@ from runs import generate
 from warpcache_ray.engine.engine import Engine
 from warpcache_ray.models.weights import Weights
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("layout", ["ulysses", "cfg"])
 def test_two_ranks_wear_what_one_wears(

@@ -129,11 +129,11 @@ class Engine:
     @contextmanager
     def _wearing(self, generation: Generation) -> Iterator[None]:
         worn = generation.lora, generation.lora_scale
-        if worn != self._worn:
-            # With other weights, what was kept is of another model.
-            self.store.forget()
-            self._worn = worn
         with wearing(self.pipeline, *worn):
+            if worn != self._worn:
+                # With other weights, what was kept is of another model.
+                self.store.forget()
+                self._worn = worn
             yield
 
     def _run(self, run: Run, arguments: dict[str, Any]) -> Any:

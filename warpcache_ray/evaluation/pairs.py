@@ -65,6 +65,19 @@ def videos_in(folder: Path, field: str) -> dict[str, Path]:
     return found
 
 
+def frames_of(file: Path) -> Video:
+    """All frames of a video file, (T, H, W, 3).
+
+    Raises:
+        InvalidRequest: it holds none that can be read.
+    """
+    try:
+        return read_video(file)
+    except (OSError, ValueError, IndexError) as error:
+        said = f"videos = {str(file)!r} can't be read: {error}"
+        raise InvalidRequest(said, "videos") from error
+
+
 def pairs_in(videos: Path, references: Path) -> list[tuple[str, Path, Path]]:
     """Name, video and reference of all that are called the same.
 
@@ -88,7 +101,7 @@ def compare_files(video: Path, reference: Path, kept: Kept) -> Measured:
     """
 
     def measure() -> Measured:
-        one, other = read_video(video), read_video(reference)
+        one, other = frames_of(video), frames_of(reference)
         if one.shape != other.shape:
             said = f"videos = {str(video)!r}: (frames, rows, columns, 3) = {one.shape}, its reference has {other.shape}"
             raise InvalidRequest(said, "videos")

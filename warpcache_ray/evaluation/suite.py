@@ -13,9 +13,8 @@ import numpy as np
 from warpcache_ray.errors import InvalidRequest
 from warpcache_ray.evaluation.judges import Judge
 from warpcache_ray.evaluation.kept import Kept, Measured, file_digest
-from warpcache_ray.evaluation.pairs import videos_in
+from warpcache_ray.evaluation.pairs import frames_of, videos_in
 from warpcache_ray.evaluation.protocols import Protocol, told_scores
-from warpcache_ray.video import read_video
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +90,7 @@ def judged(
     wanted = sorted(judges.keys() & set(sample.dimensions))
 
     def measure() -> Measured:
-        video = read_video(file)
+        video = frames_of(file)
         return {name: judges[name](video) for name in wanted}
 
     return kept.get({"video": file_digest(file), "judges": about, "wanted": wanted}, measure)
