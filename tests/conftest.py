@@ -25,6 +25,7 @@ from diffusers import (
     WanPipeline,
     WanTransformer3DModel,
 )
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import (
     CLIPTextConfig,
@@ -242,6 +243,24 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for name, build in BUILDERS.items():
         build().save_pretrained(root / name)
     return {name: root / name for name in BUILDERS}
+
+
+@pytest.fixture(scope="session")
+def loras(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Two adapters of the tiny Wan's attention, as files."""
+    from peft import LoraConfig
+    from peft.utils import get_peft_model_state_dict
+
+    root, files = tmp_path_factory.mktemp("loras"), {}
+    for number, name in enumerate(("ink", "clay")):
+        torch.manual_seed(number)
+        transformer = WanTransformer3DModel.from_pretrained(folders["wan"], subfolder="transformer")
+        config = LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False)
+        transformer.add_adapter(config)
+        state = get_peft_model_state_dict(transformer)
+        files[name] = str(root / f"{name}.safetensors")
+        save_file({f"transformer.{key}": value for key, value in state.items()}, files[name])
+    return files
 
 
 @pytest.fixture(params=BUILDERS)

@@ -167,6 +167,19 @@ def test_refused_policy_files(policy, told, tmp_path, monkeypatch):
     assert caught.value.param == "policy"
 
 
+def test_how_weights_are_held():
+    """Single files tell models apart; compressed weights have conditions, which are named."""
+    plain, other = (
+        parse_config({"model": MODEL | more}).model
+        for more in ({}, {"files": {"transformer": "a.safetensors"}, "dtype": "fp8"})
+    )
+    assert plain.version != other.version
+    with pytest.raises(InvalidConfig, match=r"model.*dfloat11 needs dtype bfloat16, device cuda"):
+        parse_config({"model": MODEL | {"dfloat11": {"transformer": "x"}, "dtype": "float32"}})
+    with pytest.raises(InvalidConfig, match=r"model.files"):
+        parse_config({"model": MODEL | {"files": {"vae": "x"}}})
+
+
 def test_requests_name_no_files():
     """Only a configuration may: a client's policy is never a path on the server."""
     with pytest.raises(InvalidPolicy):

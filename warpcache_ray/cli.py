@@ -1,4 +1,4 @@
-"""The command line: `warpcache serve | generate | demo | profile | policy | bench | key | doctor`."""
+"""The command line: `warpcache serve | generate | demo | profile | policy | evaluate | bench | key | doctor`."""
 
 from __future__ import annotations
 
@@ -10,17 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-import yaml
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from warpcache_ray import key_command, policy_command, profile_command
+from warpcache_ray import evaluate_command, key_command, policy_command, profile_command
 from warpcache_ray.config import ModelConfig, ServiceConfig, load_application
-from warpcache_ray.errors import InvalidPolicy, InvalidRequest, WarpCacheError
+from warpcache_ray.errors import InvalidRequest, WarpCacheError
 from warpcache_ray.media import MEDIA_TYPES
-from warpcache_ray.policy_spec import POLICY_FILES, load_policy, parse_policy
-from warpcache_ray.terminal import DEMO_MODEL, complain, console, load_engine, sampled
+from warpcache_ray.policy_spec import parse_policy
+from warpcache_ray.terminal import DEMO_MODEL, complain, console, load_engine, policy_of, sampled
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -33,6 +32,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, help="Video diffus
 app.add_typer(key_command.app, name="key")
 app.add_typer(policy_command.app, name="policy")
 app.command()(profile_command.profile)
+app.command()(evaluate_command.evaluate)
 
 _COLUMNS = (
     TextColumn("{task.description}"),
@@ -97,7 +97,7 @@ def generate(
             **sizes,
         )
         form = _format(out)
-        chosen = _policy(policy)
+        chosen = policy_of(policy)
         engine = load_engine(model, dtype, device, threads)
         if compare:
             # The first steps of a process are slow; neither of the two runs is to pay for them.
@@ -228,18 +228,6 @@ def _image(path: Path, sizes: dict[str, Any]) -> Image:
         raise InvalidRequest(said, "image") from error
     known = "width" in sizes and "height" in sizes
     return fit(image, sizes["width"], sizes["height"]) if known else image
-
-
-def _policy(text: str) -> Policy:
-    return load_policy(text) if text.endswith(POLICY_FILES) else parse_policy(_yaml(text))
-
-
-def _yaml(text: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        message = f"policy {text!r} is neither a name nor YAML: {error}"
-        raise InvalidPolicy(message, "policy") from error
 
 
 def _format(out: Path) -> Any:

@@ -38,6 +38,7 @@ Host = Annotated[str, Field(pattern=r"^(\*\.)?[a-z0-9:_-]+(\.[a-z0-9_-]+)*$")]
 _SECRET = r"whsec_[A-Za-z0-9+/]{32,86}={0,2}"
 Secret = Annotated[str, Field(pattern=f"^({_SECRET})?$")]
 Lossy = Literal["high", "balanced", "fast"]
+LoraName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 Quality = Literal["exact", "high", "balanced", "fast"]
 
 
@@ -78,21 +79,38 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """Which pipeline to load: a folder (also one inside this package) or a hub id."""
+    """Which pipeline to load: a folder (also one inside this package) or a hub id, and in which form.
+
+    `files` names single safetensors files of transformers, `dfloat11` folders or hub ids of their compressed weights;
+    `loras` the files of the adapters that requests may name. With dtype fp8 the transformers' weights are float8, and
+    computed with in bfloat16. With `group_offload` each layer is on the device only while it computes.
+    """
 
     __pydantic_config__ = _STRICT
 
     path: str
     revision: str | None = None
-    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    dtype: Literal["float32", "bfloat16", "float16", "fp8"] = "bfloat16"
     device: Literal["cpu", "cuda"] = "cuda"
+    files: dict[Literal["transformer", "transformer_2"], str] = field(default_factory=dict)
+    dfloat11: dict[Literal["transformer", "transformer_2"], str] = field(default_factory=dict)
+    loras: dict[LoraName, str] = field(default_factory=dict)
+    group_offload: bool = False
     defaults: Defaults = field(default_factory=Defaults)
     limits: Limits = field(default_factory=Limits)
+
+    def __post_init__(self) -> None:
+        if self.dfloat11 and (self.dtype, self.device, self.group_offload) != (
+            "bfloat16",
+            "cuda",
+            False,
+        ):
+            raise ValueError("dfloat11 needs dtype bfloat16, device cuda, and no group_offload")
 
     @property
     def version(self) -> str:
         """Fingerprint of which weights these are, and in what precision."""
-        text = repr((self.path, self.revision, self.dtype)).encode()
+        text = repr((self.path, self.revision, self.dtype, *sorted(self.files.items()))).encode()
         return hashlib.sha256(text).hexdigest()[:12]
 
     @property

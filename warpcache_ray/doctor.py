@@ -13,7 +13,7 @@ from typing import Literal
 State = Literal["ok", "absent", "broken"]
 
 _REQUIRED = ("torch", "diffusers", "transformers", "ray", "fastapi", "pydantic", "av")
-_OPTIONAL = ("xfuser", "locust")
+_OPTIONAL = ("xfuser", "peft", "torchao", "dfloat11", "locust")
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,13 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import typer
+import yaml
 from rich.console import Console
 from rich.markup import escape
 
 from warpcache_ray.config import ModelConfig, ServiceConfig
-from warpcache_ray.errors import InvalidRequest, WarpCacheError
+from warpcache_ray.errors import InvalidPolicy, InvalidRequest, WarpCacheError
+from warpcache_ray.policy_spec import POLICY_FILES, load_policy, parse_policy
 
 if TYPE_CHECKING:
+    from warpcache_ray.core.policy import Policy
     from warpcache_ray.engine.engine import Engine
 
 DEMO_MODEL = "toyworld/wan"
@@ -32,6 +35,23 @@ def sampled(model: str, *given: float | None) -> dict[str, Any]:
     defaults = {"height": 64, "width": 64, "num_frames": 17, "guidance_scale": 4.0}
     chosen = {n: value for n, value in zip(defaults, given, strict=True) if value is not None}
     return {**(defaults if model.startswith("toyworld/") else {}), **chosen}
+
+
+def policy_of(text: str) -> Policy:
+    """The policy that a name, a file's path or YAML stands for.
+
+    Raises:
+        InvalidPolicy: there is none such.
+    """
+    return load_policy(text) if text.endswith(POLICY_FILES) else parse_policy(_yaml(text))
+
+
+def _yaml(text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        message = f"policy {text!r} is neither a name nor YAML: {error}"
+        raise InvalidPolicy(message, "policy") from error
 
 
 def load_engine(model: str, dtype: str, device: str, threads: int) -> Engine:

@@ -151,7 +151,15 @@ class Rank:
 
     def forward(self, folder: str, **inputs: Any) -> Any:
         """One call of a Cosmos model that this layout shares."""
-        return forward(self.member.load(folder).transformer, **inputs)
+        return forward(self._load(folder).transformer, **inputs)
+
+    def dressed(self, folder: str, lora: str, file: str) -> Any:
+        """The latents of a model from a single file that wears an adapter."""
+        from warpcache_ray.engine.engine import Engine
+        from warpcache_ray.models.weights import Weights
+
+        weights = Weights(folder, files={"transformer": file}, loras={"ink": lora})
+        return generate(Engine(self.member.load(weights), self.ranks), lora="ink")["latents"]
 
     def refused(self, folder: str, **arguments: Any) -> tuple[str, str]:
         """Name and message of what a run that can't be shared raises."""
@@ -192,11 +200,16 @@ class Rank:
             return self._video(engine)
         raise AssertionError("it sufficed")
 
+    def _load(self, folder: str) -> Any:
+        from warpcache_ray.models.weights import Weights
+
+        return self.member.load(Weights(folder))
+
     def _engine(self, folder: str) -> Any:
         from warpcache_ray.engine.engine import Engine
 
         if folder not in self.engines:
-            self.engines[folder] = Engine(self.member.load(folder), self.ranks)
+            self.engines[folder] = Engine(self._load(folder), self.ranks)
         return self.engines[folder]
 
     def _video(self, engine: Any) -> tuple[Any, str]:
@@ -211,13 +224,13 @@ class Rank:
         """The model's, as this layout loads it."""
         from warpcache_ray.engine.fingerprints import fingerprint
 
-        return fingerprint(self.member.load(folder).transformer)
+        return fingerprint(self._load(folder).transformer)
 
     def others_first_block_cache(self, folder: str, threshold: float) -> None:
         """A run under diffusers' own first-block cache."""
         from diffusers import FirstBlockCacheConfig
 
-        pipe = quiet(self.member.load(folder))
+        pipe = quiet(self._load(folder))
         pipe.transformer.enable_cache(FirstBlockCacheConfig(threshold=threshold))
         run(pipe)
 

@@ -24,6 +24,8 @@ class Asked:
 
     seed: int
     changes: dict[str, Any]
+    lora: str | None = None
+    lora_scale: float = 1.0
 
     def pipeline_arguments(self) -> dict[str, Any]:
         """What the tests' models take, changed."""
@@ -46,6 +48,7 @@ def generate(
     words: dict[int, int] | None = None,
     checkpoint: bytes | None = None,
     seed: int = 0,
+    lora: str | None = None,
     **changes: Any,
 ) -> dict[str, Any]:
     """A run under a policy, told the words after the steps that they stand at: why it ended before its time, and what
@@ -69,7 +72,7 @@ def generate(
     store.budget = DEFAULT_BUDGET if budget is None else budget
     store.on_evict = lambda session, why: losses.append((len(session.stats.records), why.value))
     start = Checkpoint.from_bytes(checkpoint) if checkpoint else None
-    asked, policy = Asked(seed, changes), parse_policy(spec)
+    asked, policy = Asked(seed, changes, lora), parse_policy(spec)
     with outputs_of(engine.pipeline) as outputs:
         try:
             engine.generate(asked, policy, on_step, checkpoint=start, decode=False)

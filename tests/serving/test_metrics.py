@@ -160,6 +160,12 @@ def test_how_things_stand(metrics, read):
     assert (read("warpcache_replicas_ready"), read("warpcache_ranks_ready")) == (3, 3)
 
 
+def test_how_the_model_was_loaded(metrics, read):
+    """Of the replica that took longest; one of an older version doesn't tell."""
+    metrics.loaded([{"load_seconds": 2.5, "weight_bytes": 8}, {"load_seconds": 4.0}, {}])
+    assert (read("warpcache_load_seconds"), read("warpcache_weight_bytes")) == (4.0, 8)
+
+
 def test_the_stores_absence(metrics, read):
     """Its failures and the time away only grow; whether it is there is of the last call."""
     for failures, away_s, away in ((0, 0.0, False), (2, 1.5, True), (2, 4.0, False)):

@@ -102,3 +102,24 @@ def test_an_attempt_without_its_image_fails(tmp_path: Path) -> None:
     made, error = rank_for(IMAGE_MODEL, str(tmp_path)).generate(attempt_at(1), None)
     assert error is not None
     assert (made, error["code"], error["param"]) == ({}, "invalid_request", "image")
+
+
+def test_requests_in_turn_wear_their_own_loras(
+    folders: dict[str, Path], loras: dict[str, str]
+) -> None:
+    """By the names of the configuration; the replica tells them, and what its weights take."""
+    model = ModelConfig(str(folders["wan"]), device="cpu", dtype="float32", loras=loras)
+    rank = Rank(ServiceConfig(model, results=f"memory://{uuid.uuid4().hex}"), 0)
+    info = rank.load(None)
+    assert info["loras"] == ("clay", "ink")
+    assert info["load_seconds"] > 0
+    plain = rank_for(folders["wan"], "memory://plain").load(None)["weight_bytes"]
+    assert plain < info["weight_bytes"] < 1.5 * plain
+    made = []
+    for worn in ({}, {"lora": "ink"}, {"lora": "clay", "lora_scale": 0.5}, {"lora": "ink"}, {}):
+        published, error = rank.generate(attempt_at(1, **worn), None)
+        assert error is None
+        made.append(published["latents_sha256"])
+    assert made[0] == made[4]
+    assert made[1] == made[3]
+    assert len(set(made)) == 3

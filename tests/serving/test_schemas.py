@@ -148,3 +148,22 @@ def test_whoever_leaves_has_to_wait_first():
     with pytest.raises(ValidationError, match="give wait = true too"):
         GenerateRequest(prompt="a", cancel_on_disconnect=True)
     assert GenerateRequest(prompt="a", cancel_on_disconnect=True, wait=True).wait
+
+
+def test_a_lora_is_one_of_the_models() -> None:
+    """With its scale; the refusal lists those that there are."""
+    asked = GenerateRequest(prompt="a", lora="ink", lora_scale=0.5)
+    fields = asked.job_request(Defaults(), 1)
+    assert (fields["lora"], fields["lora_scale"]) == ("ink", 0.5)
+    info = {"size_multiple": 16, "frame_multiple": 4, "split": None}
+    check_shape(fields, Limits(), info | {"loras": ("clay", "ink")})
+    with pytest.raises(InvalidRequest, match=r"lora = 'ink' is not allowed.* one of: clay, wax"):
+        check_shape(fields, Limits(), info | {"loras": ("clay", "wax")})
+    with pytest.raises(InvalidRequest, match="left out, for the model has no LoRAs"):
+        check_shape(fields, Limits(), info)
+
+
+def test_a_scale_needs_a_lora() -> None:
+    """It would go unheard."""
+    with pytest.raises(ValidationError, match=r"lora_scale = 0.5: nothing to scale"):
+        GenerateRequest(prompt="a", lora_scale=0.5)

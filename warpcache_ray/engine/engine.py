@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 import math
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,13 +24,15 @@ from warpcache_ray.engine.run import OnStep, Run
 from warpcache_ray.engine.session import DEFAULT_BUDGET, SessionStore
 from warpcache_ray.errors import GenerationFailed, InvalidRequest, OutOfMemory, WarpCacheError
 from warpcache_ray.models import class_name
+from warpcache_ray.models.loras import names_of, wearing
+from warpcache_ray.models.weights import Weights
 from warpcache_ray.policy_spec import parse_policy
 
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
     """What a loaded model can make: sizes in multiples of `size_multiple` pixels, frames 1 + n·`frame_multiple`; and
-    whether it makes that from an image."""
+    whether it makes that from an image. `loras` are those that a request may name."""
 
     pipeline: str
     transformer: str
@@ -37,6 +40,7 @@ class ModelInfo:
     size_multiple: int
     frame_multiple: int
     takes_image: Literal["none", "optional", "required"]
+    loras: tuple[str, ...] = ()
 
 
 class Engine:
@@ -49,19 +53,19 @@ class Engine:
         self.ranks = ranks or OneRank()
         self.store = SessionStore(cache_bytes)
         self.installation = Installation(pipeline, parse_policy("never"), self.ranks, self.store)
+        self._worn: tuple[str | None, float] = (None, 1.0)
         pipeline.set_progress_bar_config(disable=True)
 
     @staticmethod
     def load(
         path: str | Path, dtype: str = "float32", device: str = "cpu", revision: str | None = None
     ) -> Engine:
-        """Loads a pipeline folder or hub id."""
-        from diffusers import DiffusionPipeline
+        """Loads a pipeline folder or hub id.
 
-        pipeline = DiffusionPipeline.from_pretrained(
-            str(path), dtype=getattr(torch, dtype), revision=revision
-        )
-        return Engine(pipeline.to(device))
+        Raises:
+            InvalidConfig: it can't be loaded.
+        """
+        return Engine(Weights(path, revision, dtype).load(device))
 
     @property
     def info(self) -> ModelInfo:
@@ -79,6 +83,7 @@ class Engine:
             math.lcm(16, spatial * patch),
             self.pipeline.vae_scale_factor_temporal,
             _takes_image(self.pipeline),
+            names_of(self.pipeline),
         )
 
     def generate(
@@ -98,7 +103,7 @@ class Engine:
         together do, and only it keeps the frames.
 
         Raises:
-            InvalidRequest: the pipeline refuses a value.
+            InvalidRequest: the pipeline refuses a value, or has no such LoRA.
             Cancelled: `on_step` said so; no further step was started.
             OutOfMemory: the model ran out of memory; the next generation starts clean.
             GenerationFailed: the model raised, or its final latents hold what is no number.
@@ -109,6 +114,7 @@ class Engine:
         if not (decode or together):
             arguments["output_type"] = "latent"
         with ExitStack() as stack:
+            stack.enter_context(self._wearing(generation))
             start = checkpoint.step if checkpoint else 0
             session = stack.enter_context(self.installation.session(policy, request, start))
             run = Run(session, self.store, self.ranks, generator, on_step, checkpoint, epoch)
@@ -119,6 +125,16 @@ class Engine:
                 decoding = stack.enter_context(tiled_if_too_large(self.pipeline.vae))
             frames = self._run(run, arguments)
             return _result(run, frames if decode else None, decoding)
+
+    @contextmanager
+    def _wearing(self, generation: Generation) -> Iterator[None]:
+        worn = generation.lora, generation.lora_scale
+        with wearing(self.pipeline, *worn):
+            if worn != self._worn:
+                # With other weights, what was kept is of another model.
+                self.store.forget()
+                self._worn = worn
+            yield
 
     def _run(self, run: Run, arguments: dict[str, Any]) -> Any:
         if torch.cuda.is_available():

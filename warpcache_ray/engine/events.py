@@ -49,10 +49,12 @@ class Generation:
     negative_prompt: str | None = None
     image: Image | None = None
     """The first frame, in RGB, for models that take one; a pipeline stretches it to height and width."""
+    lora: str | None = None
+    lora_scale: float = 1.0
 
     def pipeline_arguments(self) -> dict[str, Any]:
-        """The fields that are set, but for the seed."""
-        names = [f for f in self.__slots__ if f != "seed"]
+        """The fields that are set, of those that the pipeline takes."""
+        names = [f for f in self.__slots__ if f not in ("seed", "lora", "lora_scale")]
         return {n: getattr(self, n) for n in names if getattr(self, n) is not None}
 
 

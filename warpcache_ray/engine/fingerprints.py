@@ -28,14 +28,16 @@ def fingerprint(transformer: nn.Module) -> str:
 
 def identity(transformer: nn.Module) -> str:
     """The fingerprint, and that of the weights: the same in every dtype that they are loaded in, with the cache on or
-    off; another after any further training."""
+    off, whatever LoRAs are beside them; another after any further training."""
     # The cache's stand-in moves blocks in the module tree, so names don't count.
-    weights = sorted(_weight_digest(weight) for weight in transformer.state_dict().values())
+    own = (w for name, w in transformer.state_dict().items() if ".lora_" not in name)
+    weights = sorted(map(_weight_digest, own))
     return f"{fingerprint(transformer)}-{hashlib.sha256(b''.join(weights)).hexdigest()[:12]}"
 
 
 def _weight_digest(weight: Tensor) -> bytes:
-    flat = weight.detach().reshape(-1)
+    plain = weight.dequantize() if hasattr(weight, "__tensor_flatten__") else weight
+    flat = plain.detach().reshape(-1)
     every = max(1, flat.numel() // SAMPLES)
     # What is left of a value in all dtypes that models are loaded in, but for float16's smallest.
     values = flat[::every][:SAMPLES].to(torch.bfloat16).float().cpu().numpy()

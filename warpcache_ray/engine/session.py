@@ -145,6 +145,12 @@ class SessionStore:
         if self.on_evict is not None:
             self.on_evict(session, why)
 
+    def forget(self) -> None:
+        """Drops the states of all sessions: from now on the model's weights are others."""
+        with self._lock:
+            for session in list(self.sessions.values()):
+                self.lose(session, Dropped.INVALIDATED)
+
     def expire(self) -> None:
         """Drops the sessions that weren't used for `ttl` seconds; each commit does so too."""
         if self.ttl is None:

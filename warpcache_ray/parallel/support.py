@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from warpcache_ray.errors import InvalidConfig
+from warpcache_ray.model_folder import read_json
 from warpcache_ray.parallel.layout import Layout
 
 _XFUSER = "xfuser.model_executor.models.transformers"
@@ -60,12 +60,12 @@ def check_layout(layout: Layout, folder: Path) -> None:
     """
     if layout.world_size == 1:
         return
-    index = _read(folder / "model_index.json")
+    index = read_json(folder / "model_index.json")
     kind = str(index.get("transformer", (None, None))[1])
     if kind not in SUPPORTED:
         known = ", ".join(SUPPORTED)
         _refuse_all(layout, f"ranks can't share a {kind}, only: {known}")
-    _check_degrees(layout, kind, _read(folder / "transformer" / "config.json"))
+    _check_degrees(layout, kind, read_json(folder / "transformer" / "config.json"))
     vae = str(index.get("vae", (None, None))[1])
     if layout.vae and vae not in DECODED_TOGETHER:
         known = ", ".join(DECODED_TOGETHER)
@@ -95,11 +95,3 @@ def _refuse(name: str, degree: int, why: str) -> None:
 
 def _refuse_all(layout: Layout, why: str) -> None:
     raise InvalidConfig(f"parallel = {layout}: {why}; ulysses, ring and cfg must be 1", "parallel")
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise InvalidConfig(f"model.path: {file} can't be read: {error}", "model.path") from error
-    return content

@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 from dataclasses import dataclass
 from math import prod
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -19,12 +18,11 @@ from torch._C._distributed_c10d import Store, TCPStore
 
 from warpcache_ray.models import adapter_for, class_name
 from warpcache_ray.models.seam import latent_of
+from warpcache_ray.models.weights import TRANSFORMERS, Weights
 from warpcache_ray.parallel.layout import Layout
 from warpcache_ray.parallel.split import Split
 from warpcache_ray.parallel.support import SUPPORTED
 from warpcache_ray.parallel.xfuser_import import import_xfuser
-
-_TRANSFORMERS = ("transformer", "transformer_2")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,23 +97,17 @@ class Member:
     device: str
     ranks: GroupRanks
 
-    def load(self, path: str | Path, dtype: str = "float32", revision: str | None = None) -> Any:
-        """The pipeline in a folder (or of a hub id), its transformers sharing tokens with the other ranks'. Check the
-        layout before: `support.check_layout`."""
-        import diffusers
+    def load(self, weights: Weights) -> Any:
+        """The pipeline, its transformers sharing tokens with the other ranks'. Check the layout before:
+        `support.check_layout`.
 
-        index = diffusers.DiffusionPipeline.load_config(str(path), revision=revision)
-        how = {"dtype": getattr(torch, dtype), "revision": revision}
-        wrapped = {
-            name: _wrapper(index[name][1]).from_pretrained(str(path), subfolder=name, **how)
-            for name in _TRANSFORMERS
-            if index.get(name, (None, None))[1]
-        }
-        # Not through DiffusionPipeline: of some classes that one drops what it is given, without a word.
-        kind = getattr(diffusers, index["_class_name"])
-        pipeline = kind.from_pretrained(str(path), **how, **wrapped).to(self.device)
-        for transformer in wrapped.values():
-            _guard(transformer, pipeline, self.layout)
+        Raises:
+            InvalidConfig: it can't be loaded.
+        """
+        pipeline = weights.load(self.device, _wrapper)
+        for name in TRANSFORMERS:
+            if getattr(pipeline, name, None) is not None:
+                _guard(getattr(pipeline, name), pipeline, self.layout)
         _enter_runtime(pipeline, self.layout)
         if self.layout.vae:
             self._share_decoding(pipeline.vae)

@@ -300,6 +300,7 @@ class Coordinator:
         """Prometheus' text format."""
         jobs = await self._jobs()
         self.metrics.standing(jobs.active, self.rates.cost, self._live(), self.config)
+        self.metrics.loaded(self.fleet.live(self.config.lease_s).values())
         self.metrics.stored(jobs.store.answers)
         self.metrics.published(self.registry.slots, self.registry.away)
         return self.metrics.text()

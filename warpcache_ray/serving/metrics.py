@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -139,6 +139,8 @@ TABLE = (
     _gauge("policy_store_away", "1 while published policies are those last known, as the store can't be asked"),
     _gauge("replicas_ready", "replicas that were heard of within `lease_s`"),
     _gauge("ranks_ready", "their ranks"),
+    _gauge("load_seconds", "how long the slowest of them took to load the model"),
+    _gauge("weight_bytes", "what the model's weights take on each rank"),
     _gauge("store_up", "1, or 0 where the store didn't take the last call"),
     _counter("store_errors_total", "calls that it didn't take, after retries"),
     _counter("store_away_seconds_total", "from such a call to the next one that it took"),
@@ -224,6 +226,11 @@ class Metrics:
                 if version is not None:
                     self._set("policy_info", 1, slot.key, str(version.number), part)
         self._set("policy_store_away", away)
+
+    def loaded(self, replicas: Collection[Mapping[str, Any]]) -> None:
+        """Takes what the replicas tell of their model."""
+        for name in ("load_seconds", "weight_bytes"):
+            self._set(name, max((told.get(name, 0) for told in replicas), default=0))
 
     def stored(self, answers: Answers) -> None:
         """Takes how the store has answered."""

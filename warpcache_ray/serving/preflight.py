@@ -11,8 +11,10 @@ import httpx
 from huggingface_hub import get_token, hf_hub_url, snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 
-from warpcache_ray.config import ServiceConfig
+from warpcache_ray.config import ModelConfig, ServiceConfig
 from warpcache_ray.errors import InvalidConfig, InvalidRequest, Unavailable
+from warpcache_ray.extras import need
+from warpcache_ray.model_folder import INDEX, check_components
 from warpcache_ray.parallel import support
 from warpcache_ray.serving import webhooks
 from warpcache_ray.serving.artifacts import Artifacts
@@ -21,7 +23,6 @@ from warpcache_ray.store.connection import check, connect
 from warpcache_ray.store.server import EmbeddedServer
 from warpcache_ray.urls import shown
 
-INDEX = "model_index.json"
 _CONFIG_FILES = [INDEX, "transformer/config.json"]
 HUB_TIMEOUT_S = 5.0
 DRIVER_CPUS = 0.1
@@ -31,13 +32,20 @@ RANK_CPUS = 0.9
 
 
 def check_model(config: ServiceConfig) -> None:
-    """The model's folder, or its entry in the local hub cache or on the hub, exists.
+    """The model's folder, or its entry in the local hub cache or on the hub, exists; a folder with all its components.
 
     Raises:
-        InvalidConfig: it doesn't.
+        InvalidConfig: it doesn't; names the component that is missing.
     """
     model = config.model
-    if model.folder is not None or _cached(model.path, model.revision):
+    _check_form(model)
+    if model.folder is not None:
+        check_components(model.folder, (*model.files,))
+        return
+    if Path(model.path).expanduser().is_dir():
+        said = f"model.path = {model.path!r} is a folder without a {INDEX}; give that of a whole pipeline"
+        raise InvalidConfig(said, "model.path")
+    if _cached(model.path, model.revision):
         return
     try:
         url = hf_hub_url(model.path, INDEX, revision=model.revision)
@@ -52,6 +60,22 @@ def check_model(config: ServiceConfig) -> None:
             f"on the hub ({type(error).__name__})",
             "model.path",
         ) from error
+
+
+def _check_form(model: ModelConfig) -> None:
+    """The files beside the folder are there, and the packages that the weights' form needs."""
+    files = {f"model.files.{name}": file for name, file in model.files.items()}
+    files |= {f"model.loras.{n}": f for n, f in model.loras.items() if f.endswith(".safetensors")}
+    for where, file in files.items():
+        if not Path(file).is_file():
+            raise InvalidConfig(f"{where} = {file!r}: no such file", where)
+    for package, where, asked in (
+        ("torchao", "model.dtype", model.dtype == "fp8"),
+        ("peft", "model.loras", model.loras),
+        ("dfloat11", "model.dfloat11", model.dfloat11),
+    ):
+        if asked:
+            need(package, where)
 
 
 def _cached(path: str, revision: str | None) -> bool:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
-from warpcache_ray.config import ServiceConfig
+from warpcache_ray.config import ModelConfig, ServiceConfig
 from warpcache_ray.errors import GenerationFailed, InvalidRequest, WarpCacheError
 from warpcache_ray.policy_spec import parse_policy
 from warpcache_ray.serving import logs
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from warpcache_ray.engine.checkpoint import Checkpoint
     from warpcache_ray.engine.events import Control, Result, StepEvent
     from warpcache_ray.engine.stats import CacheStats
+    from warpcache_ray.models.weights import Weights
     from warpcache_ray.parallel.xdit import Member
 
 
@@ -86,19 +87,23 @@ class Rank:
         """Loads the model, together with the ranks that come to the meeting; says what it can make."""
         from warpcache_ray.engine.engine import Engine
         from warpcache_ray.engine.fingerprints import policy_key
+        from warpcache_ray.models.weights import weight_bytes
 
-        model = self.config.model
-        path = model.folder or model.path
-        split = None
+        began, split = time.perf_counter(), None
+        weights = _weights(self.config.model)
         if meeting is None:
-            self.engine = Engine.load(path, model.dtype, model.device, model.revision)
+            self.engine = Engine(weights.load(self.config.model.device))
         else:
             member = self._join(meeting)
-            pipeline = member.load(path, model.dtype, model.revision)
+            pipeline = member.load(weights)
             self.engine, split = Engine(pipeline, member.ranks), member.split(pipeline)
         self.engine.store.budget = self.config.cache_bytes
-        key = asdict(policy_key(self.engine.pipeline, {}))
-        return {**asdict(self.engine.info), "split": split and asdict(split), "policy_key": key}
+        told = {
+            "load_seconds": round(time.perf_counter() - began, 3),
+            "weight_bytes": weight_bytes(self.engine.pipeline),
+            "policy_key": asdict(policy_key(self.engine.pipeline, {})),
+        }
+        return {**asdict(self.engine.info), **told, "split": split and asdict(split)}
 
     def _join(self, meeting: tuple[str, int]) -> Member:
         from warpcache_ray.parallel.xdit import connect, join
@@ -261,6 +266,13 @@ def _totals(stats: CacheStats | None) -> dict[str, Any]:
         "cache_bytes": stats.cache_bytes if stats else 0,
         "summary": stats.summary() if stats else {},
     }
+
+
+def _weights(model: ModelConfig) -> Weights:
+    from warpcache_ray.models.weights import Weights
+
+    names = ("revision", "dtype", "files", "dfloat11", "loras", "group_offload")
+    return Weights(model.folder or model.path, **{name: getattr(model, name) for name in names})
 
 
 def rank_environment(config: ServiceConfig) -> dict[str, str]:

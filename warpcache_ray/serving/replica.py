@@ -25,6 +25,9 @@ from warpcache_ray.serving.preflight import DRIVER_CPUS, RANK_CPUS
 from warpcache_ray.serving.ranks import Rank, rank_environment
 
 log = logging.getLogger(__name__)
+serve_log = logging.getLogger("ray.serve")
+"""What Serve shows of each replica."""
+LOADED = "loaded %s in %.1f s; its weights take %d bytes on each rank"
 
 CLAIM_S = 4.0
 REPORT_S = 0.2
@@ -61,6 +64,9 @@ class Replica:
         meeting = await self.ranks[0].open.remote() if shared else None
         self.info: dict[str, Any]
         self.info, *_ = await asyncio.gather(*[r.load.remote(meeting) for r in self.ranks])
+        serve_log.info(
+            LOADED, config.model.path, self.info["load_seconds"], self.info["weight_bytes"]
+        )
         self.work = asyncio.create_task(self._work())
 
     async def check_health(self) -> None:

@@ -47,6 +47,8 @@ class VideoFields(BaseModel):
     deadline_s: float | None = Field(None, gt=0, allow_inf_nan=False)
     output_format: Format = "mp4"
     webhook_url: str | None = Field(None, min_length=1, max_length=2048)
+    lora: str | None = Field(None, min_length=1, max_length=64)
+    lora_scale: float | None = Field(None, ge=-4, le=4, allow_inf_nan=False)
 
     @field_validator("prompt")
     @classmethod
@@ -73,6 +75,8 @@ class VideoFields(BaseModel):
             raise ValueError(
                 f"policy = {self.policy!r:.100} and quality = {self.quality!r} exclude each other; give one of them"
             )
+        if self.lora_scale is not None and self.lora is None:
+            raise ValueError(f"lora_scale = {self.lora_scale}: nothing to scale; give lora too")
         return self
 
     @property
@@ -136,6 +140,10 @@ def check_shape(request: dict[str, Any], limits: Limits, info: dict[str, Any]) -
     Raises:
         InvalidRequest: names the field, the value and what is allowed.
     """
+    loras = info.get("loras", ())
+    if "lora" in request and request["lora"] not in loras:
+        known = f"one of: {', '.join(loras)}" if loras else "left out, for the model has no LoRAs"
+        raise _refusal(request, "lora", known)
     multiple, step = info["size_multiple"], info["frame_multiple"]
     for name in ("height", "width", "num_frames", "num_inference_steps"):
         largest = getattr(limits, name)
