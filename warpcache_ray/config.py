@@ -19,6 +19,7 @@ from warpcache_ray.core.policy import Policy
 from warpcache_ray.errors import InvalidConfig, InvalidPolicy
 from warpcache_ray.parallel.layout import Layout
 from warpcache_ray.policy_spec import describe_policy, load_policy, parse_policy
+from warpcache_ray.upkeep_config import AuditsConfig, ProfilerConfig
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 PACKAGE = Path(__file__).parent
@@ -201,6 +202,8 @@ class ServiceConfig:
     access: AccessConfig = field(default_factory=AccessConfig)
     outbound: OutboundConfig = field(default_factory=OutboundConfig)
     webhooks: WebhookConfig = field(default_factory=WebhookConfig)
+    audits: AuditsConfig = field(default_factory=AuditsConfig)
+    profiler: ProfilerConfig = field(default_factory=ProfilerConfig)
     policy: str | dict[str, Any] = "worldcache"
     quality: dict[Literal["high", "balanced", "fast"], str | dict[str, Any]] = field(
         default_factory=lambda: {

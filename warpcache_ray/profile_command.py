@@ -56,7 +56,7 @@ def profile(
         sizes = sampled(model, height, width, num_frames, guidance_scale)
 
         from warpcache_ray import tuning
-        from warpcache_ray.tuning.guarantee import Promise
+        from warpcache_ray.guarantee import Promise
         from warpcache_ray.tuning.report import write_report
 
         wish = tuning.Wish(target, Promise(share, delta), count, certify)

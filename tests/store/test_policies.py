@@ -231,3 +231,13 @@ async def test_a_change_whose_answer_was_lost_is_made_once(policies, server, los
     assert len(lost) == 1
     assert [change.version for change in await policies.history(KEY)] == [2, 1]
     assert await policies.rollback(await policies.read(KEY), *ME) == 1
+
+
+async def test_what_a_rollback_would_bring_back_is_told(policies):
+    """The version before, which a rollback then brings; None where nothing was, or nothing has been."""
+    assert await policies.previous(KEY) is None
+    for expected, document in ((None, A), (1, B), (2, C)):
+        await _publish(policies, document)
+        assert await policies.previous(KEY) == expected
+    assert await policies.rollback(await policies.read(KEY), *ME) == 2
+    assert await policies.previous(KEY) == 1

@@ -125,6 +125,8 @@ class Job:
     policy_summary: dict[str, Any] = field(default_factory=dict)
     policy_version: str = ""
     """Both are told at every look, and made once: a policy may hold thousands of numbers."""
+    policy_origin: dict[str, Any] = field(default_factory=dict)
+    """Where the policy comes from: `source`, and of one of the registry its `slot` and `version`."""
 
     def __post_init__(self) -> None:
         if not self.policy_version:

@@ -24,6 +24,8 @@ class Keys:
         self.places = {place: f"{root}:{place}" for place in Place}
         self.policies, self.policy_changes = f"{root}:policies", f"{root}:policy-changes"
         """The set of all policies' keys, and the channel that tells which of them has changed."""
+        self.tallies, self.audit_events = f"{root}:audits", f"{root}:audit-events"
+        """The set of all versions' names that were audited, and what came of it."""
         self._root = root
 
     def job(self, id: str) -> str:
@@ -49,3 +51,7 @@ class Keys:
     def policy_history(self, key: str) -> str:
         """Who changed what is in force, and why."""
         return f"{self._root}:policy-history:{key}"
+
+    def tally(self, key: str, version: int) -> str:
+        """What the audits of a policy's version have counted."""
+        return f"{self._root}:audit:{key}:{version}"
