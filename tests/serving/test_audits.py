@@ -45,7 +45,7 @@ DOCUMENT = PolicyDocument(
     expected={"calls": 6, "share_kept": 0.97, "share": 0.9},
 )
 PROMISE = Promise(0.95, 0.05)
-AUDITS, POLICIES = 2000, 2000
+AUDITS, POLICIES = 1000, 4000
 
 
 def limits(verdict: Verdict) -> NDArray[np.int64]:
@@ -78,7 +78,7 @@ def breaking() -> NDArray[np.int64]:
 
 
 def test_a_policy_that_keeps_its_promise_stays(breaking: NDArray[np.int64]) -> None:
-    """One that truly keeps just 95 % is stepped down from with a chance of delta at most, over 2000 looks: after every
+    """One that truly keeps just 95 % is stepped down from with a chance of delta at most, over 1000 looks: after every
     audit there is one."""
     ever = (misses_of(0.05) >= breaking).any(axis=1)
     assert 0 < ever.mean() <= PROMISE.delta
