@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import httpx
 import pytest
+from fastapi import FastAPI
 from hubs import CONFIG, INFO, SOON, claim, sample
 from test_audits import DOCUMENT
 
@@ -311,3 +314,21 @@ async def test_versions_that_promise_no_quality_are_not_audited(service: Service
     number = await service.policies.publish(await service.read(), document, "me", "test")
     await service.serve(number)
     assert await service.next() is None
+
+
+async def test_operators_see_how_policies_stand(
+    service: Service, api_of: Callable[[Coordinator], FastAPI]
+) -> None:
+    """Counts, interval and evidence of the versions in force, and what came of audits, the newest first."""
+    number = await service.publish(6)
+    await service.serve(number)
+    await service.audit(BAD)
+    transport = httpx.ASGITransport(api_of(service.hub))
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        answer = await client.get("/admin/audits")
+    assert answer.status_code == 200
+    [standing], [event] = answer.json()["policies"], answer.json()["events"]
+    assert standing.items() >= {"slot": SLOT, "role": "active", "version": number}.items()
+    assert (standing["requests"], standing["misses"], standing["verdict"]) == (1, 1, "open")
+    assert (event["event"], event["psnr"], event["ssim"]) == ("missed", *BAD)
+    assert event["target"] == "SSIM of 0.99"

@@ -20,7 +20,7 @@ from warpcache_ray.core.policies import POLICIES
 from warpcache_ray.errors import JobNotReady, Unavailable, WarpCacheError
 from warpcache_ray.media import MEDIA_TYPES
 from warpcache_ray.policy_spec import describe_policy, parse_policy, summarize_policy
-from warpcache_ray.serving import access, answers, handles, problems, videos, webhooks
+from warpcache_ray.serving import access, answers, audit_routes, handles, problems, videos, webhooks
 from warpcache_ray.serving.access import CALLER, Caller, only_admins
 from warpcache_ray.serving.artifacts import Artifact
 from warpcache_ray.serving.delivery import deliver
@@ -37,7 +37,7 @@ RECONNECT_S = 0.5
 REMIND_S = 2.0
 IMAGE_ROUTES = ("/generate", "/v1/videos")
 
-OF_NO_JOB = frozenset({"find", "submit", "page", "health", "metrics_text"})
+OF_NO_JOB = frozenset({"find", "submit", "page", "health", "metrics_text", "upkeep"})
 """The coordinator's methods that take no job's id first."""
 LONG_POLLS = frozenset({"wait", "events"})
 """Those that answer when something has happened."""
@@ -189,6 +189,7 @@ def routes(service: Service) -> APIRouter:
     _add_admin(router, service)
     _add_descriptions(router, service)
     router.include_router(videos.routes(service))
+    router.include_router(audit_routes.routes(service))
     return router
 
 
