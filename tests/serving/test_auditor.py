@@ -174,13 +174,13 @@ async def test_no_audit_while_a_job_waits(service: Service) -> None:
     """And a replica that makes one is called as soon as a job comes, or when it is to end."""
     await service.serve(await service.publish(6))
     assert await service.next() is not None
-    needed = asyncio.create_task(service.hub.needed("idle", INFO, SOON))
-    assert not await service.hub.needed("other", INFO, 0.01)
+    needed = asyncio.create_task(service.hub.upkeep("calls", "wait", "idle", INFO, SOON))
+    assert not await service.hub.upkeep("calls", "wait", "other", INFO, 0.01)
     await service.hub.submit({"prompt": "a"}, {"name": "never"})
     assert await needed
     assert await service.hub.upkeep("audits", "next", "idle") is None
     await claim(service.hub)
-    retired = asyncio.create_task(service.hub.needed("idle", INFO, SOON))
+    retired = asyncio.create_task(service.hub.upkeep("calls", "wait", "idle", INFO, SOON))
     await service.hub.retire("idle")
     assert await retired
 

@@ -39,17 +39,21 @@ class Idle:
         self.handed_back: list[str] = []
         self.ranks = [SimpleNamespace(hand_back=SimpleNamespace(remote=self.handed_back.append))]
         self.error: Exception | None = None
+        self.tasks = 1
 
     async def tell(self, method: str, *arguments: Any) -> Any:
         """As the coordinator answers."""
-        if method == "needed":
+        part, asked, replica, *rest = arguments
+        assert (method, replica) == ("upkeep", self.id)
+        if part == "calls":
             await self.called.wait()
             return True
-        part, asked, replica, *rest = arguments
-        assert (part, replica) == ("audits", self.id)
         if self.error is not None:
             raise self.error
         self.told.append((asked, *rest))
+        if asked != "next" or self.tasks == 0:
+            return None
+        self.tasks -= 1
         return {"job_id": "job_1", "request": {}, "image": None, "served": str(self.served)}
 
     async def together(self, method: str, task: dict[str, Any], *rest: Any) -> Any:
@@ -87,7 +91,7 @@ async def spend(pastime: Pastime) -> None:
 async def test_an_audit_is_made_and_told(idle: Idle) -> None:
     """All ranks make it with what was served; then that is needed no more."""
     await spend(Pastime(idle))  # type: ignore[arg-type]
-    assert idle.told == [("next",), ("found", "job_1", 30.0, 0.9)]
+    assert idle.told == [("next",), ("found", "job_1", 30.0, 0.9), ("next",)]
     [(method, _, *rest)] = idle.runs
     assert (method, rest) == ("audit", [b"latents", None, None])
     assert not idle.served.exists()
@@ -101,12 +105,12 @@ async def test_a_call_ends_it_at_its_next_step(idle: Idle) -> None:
     await spend(pastime)
     assert idle.told == [("next",), ("left", "job_1")]
     assert idle.served.exists()
-    idle.waits, idle.outcome = False, lambda: (QUALITY, None)
+    idle.waits, idle.outcome, idle.tasks = False, lambda: (QUALITY, None), 1
     await spend(pastime)
     first, second = idle.runs
     assert (first[3], second[3]) == (None, b"checkpoint")
     assert idle.handed_back[0] == first[1] != second[1]
-    assert idle.told[2:] == [("next",), ("found", "job_1", 30.0, 0.9)]
+    assert idle.told[2:4] == [("next",), ("found", "job_1", 30.0, 0.9)]
 
 
 async def test_ranks_that_die_in_an_audit_tell_nothing(idle: Idle) -> None:
@@ -144,12 +148,12 @@ async def test_what_cannot_be_audited_is_told(idle: Idle) -> None:
     """Latents that are gone, and a model that fails."""
     error = {"code": "generation_failed", "message": "nan"}
     idle.outcome = lambda: ({}, error)
-    pastime = Pastime(idle)  # type: ignore[arg-type]
-    await spend(pastime)
+    await spend(Pastime(idle))  # type: ignore[arg-type]
+    assert idle.told == [("next",), ("failed", "job_1", error), ("next",)]
     idle.served.unlink()
-    await spend(pastime)
-    assert idle.told[1] == ("failed", "job_1", error)
-    assert idle.told[3][2]["code"] == "artifact_gone"
+    idle.tasks = 1
+    await spend(Pastime(idle))  # type: ignore[arg-type]
+    assert idle.told[4][2]["code"] == "artifact_gone"
     assert len(idle.runs) == 1
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -12,7 +11,7 @@ from typing import Any
 
 from warpcache_ray.config import ServiceConfig
 from warpcache_ray.errors import Cancelled, QueueFull
-from warpcache_ray.serving import admission, lifecycle, upkeep
+from warpcache_ray.serving import admission, lifecycle
 from warpcache_ray.serving.admission import Rates, Turn
 from warpcache_ray.serving.attempts import Progress
 from warpcache_ray.serving.endings import Endings
@@ -31,13 +30,12 @@ from warpcache_ray.serving.line import Line
 from warpcache_ray.serving.loops import Loop
 from warpcache_ray.serving.metrics import Metrics
 from warpcache_ray.serving.sampling import wanted
+from warpcache_ray.serving.upkeep import Upkeep
 from warpcache_ray.serving.webhooks import Courier, planned
-from warpcache_ray.store.audits import AuditStore
 from warpcache_ray.store.connection import check
 from warpcache_ray.store.connection import connect as connect_store
 from warpcache_ray.store.events import Event
 from warpcache_ray.store.jobs import JobStore
-from warpcache_ray.store.policies import PolicyStore
 from warpcache_ray.store.server import EmbeddedServer
 
 REAP_S = 0.5
@@ -61,12 +59,11 @@ class Coordinator:
         self.line = Line()
         self.epoch = 0
         """The model's: states of older ones are void."""
+        self._upkeep: Upkeep
         self._configured = False
         self._server = server
         self._opened: asyncio.Task[Endings] | None = None
         self._loops: list[Loop] = []
-        self._make_parts: Callable[[], dict[str, Any]]
-        self._parts: dict[str, Any] | None = None
 
     async def configure(self, config: ServiceConfig) -> None:
         """Takes a redeployed application's configuration; with another model, what was kept for the old one is void."""
@@ -272,20 +269,10 @@ class Coordinator:
         self.fleet.retire(replica)
         await jobs.wake()
 
-    async def needed(self, replica: str, info: dict[str, Any], timeout_s: float) -> bool:
-        """Whether a replica that is at no job is to look for one, or to end; as soon as it is, or when the time is
-        over."""
-        jobs = await self._jobs()
-        self.fleet.hear(replica, info)
-        return await jobs.until(lambda: self._call(jobs, replica), timeout_s)
-
     async def upkeep(self, part: str, method: str, *rest: Any) -> Any:
-        """What a part of the upkeep says, see `upkeep.parts`."""
+        """What a part of the upkeep says, see `Upkeep`."""
         await self._jobs()
-        if self._parts is None:
-            made = await asyncio.to_thread(self._make_parts)
-            self._parts = self._parts or made
-        return await getattr(self._parts[part], method)(*rest)
+        return await self._upkeep.ask(part, method, *rest)
 
     async def health(self) -> dict[str, Any]:
         """Replicas that were seen lately, and how many jobs wait and run."""
@@ -331,10 +318,8 @@ class Coordinator:
         self.rates = Rates.of(jobs)
         self.epoch = await jobs.store.model_epoch()
         self.metrics.raised(self.epoch)
+        self._upkeep = Upkeep(self, jobs, redis)
         endings = Endings(jobs, self.rates, lambda: self.config)
-        audits = AuditStore(redis, self.application)
-        policies = PolicyStore(redis, self.application)
-        self._make_parts = partial(upkeep.parts, self, jobs, audits, policies)
         self._loops = [
             Loop("store's keeper", self._keep_store),
             Loop("reaper", partial(self._reap, endings)),
@@ -343,17 +328,17 @@ class Coordinator:
         return endings
 
     async def _claimed(self, jobs: Jobs, replica: str, until: float) -> Job | None:
+        def ready() -> bool:
+            return jobs.count(Status.QUEUED) > 0 or self.fleet.retired(replica)
+
         while True:
-            await jobs.until(lambda: self._call(jobs, replica), until - time.monotonic())
+            await jobs.until(ready, until - time.monotonic())
             turn = next(iter(self._turns(jobs)), None)
             if turn is None or self.fleet.retired(replica):
                 return None
             # Another replica may be faster.
             with suppress(StaleFence):
                 return await self._take(jobs, turn, replica)
-
-    def _call(self, jobs: Jobs, replica: str) -> bool:
-        return jobs.count(Status.QUEUED) > 0 or self.fleet.retired(replica)
 
     async def _take(self, jobs: Jobs, turn: Turn, replica: str) -> Job:
         def taken(job: Job) -> Job:

@@ -126,7 +126,7 @@ class Job:
     policy_version: str = ""
     """Both are told at every look, and made once: a policy may hold thousands of numbers."""
     policy_origin: dict[str, Any] = field(default_factory=dict)
-    """Where the policy comes from: `source`, and of one of the registry its `slot` and `version`."""
+    """Where the policy comes from, see `choices`."""
 
     def __post_init__(self) -> None:
         if not self.policy_version:

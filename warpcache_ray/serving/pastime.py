@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-NEEDED_S = 4.0
+CALL_S = 4.0
 LOOK_S = 0.5
 
 
@@ -36,36 +36,39 @@ class Pastime:
     async def spend(self) -> None:
         """Does what there is to do, if there is anything, until it is done or the replica is needed."""
         try:
-            if self._replica.config.audits.share:
-                await self._audit()
+            while self._replica.config.audits.share and await self._audit():
+                continue
         except RayTaskError:
             log.exception("nothing came of being idle")
 
-    async def _audit(self) -> None:
+    async def _audit(self) -> bool:
+        """Makes one; whether there is time for another."""
         task = await self._ask("audits", "next")
         if task is None:
-            return
+            return False
         job_id, served = task["job_id"], Artifact(task.pop("served"))
         try:
             latents = await asyncio.to_thread(served.read)
             image = await self._replica.image(task)
         except WarpCacheError as missing:
             await self._ask("audits", "failed", job_id, missing.to_dict())
-            return
+            return True
         of, checkpoint = self._left_off
         begin = checkpoint if of == job_id else None
         result, error = await self._run("audit", task, latents, begin, image)
         if self._replica.failed:
             # Another one makes it anew.
-            return
+            return False
         if error is not None:
             await self._ask("audits", "failed", job_id, error)
-        elif "left_at" in result:
+            return True
+        if "left_at" in result:
             self._left_off = job_id, result["left_at"]
             await self._ask("audits", "left", job_id)
-        else:
-            await self._ask("audits", "found", job_id, result["psnr"], result["ssim"])
-            await asyncio.to_thread(served.remove)
+            return False
+        await self._ask("audits", "found", job_id, result["psnr"], result["ssim"])
+        await asyncio.to_thread(served.remove)
+        return True
 
     async def _run(self, method: str, task: dict[str, Any], *rest: Any) -> Outcome:
         """What the first rank gives of what all do, under a name of its own: a word to an earlier task isn't for it."""
@@ -86,7 +89,7 @@ class Pastime:
     async def _leave_when_needed(self, task: dict[str, Any]) -> None:
         replica = self._replica
         try:
-            while not await replica.tell("needed", replica.id, replica.info, NEEDED_S):
+            while not await self._ask("calls", "wait", replica.info, CALL_S):
                 continue
         finally:
             # Also where nobody would tell any more.

@@ -1,10 +1,12 @@
-"""What the coordinator does to keep policies good, by parts that idle replicas ask for something to do."""
+"""What the coordinator does to keep policies good while replicas are idle."""
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 from warpcache_ray.serving.jobs import Jobs
+from warpcache_ray.serving.lifecycle import Status
 from warpcache_ray.store.audits import AuditStore
 from warpcache_ray.store.policies import PolicyStore
 
@@ -12,13 +14,49 @@ if TYPE_CHECKING:
     from warpcache_ray.serving.coordinator import Coordinator
 
 
-def parts(
-    hub: Coordinator, jobs: Jobs, audits: AuditStore, policies: PolicyStore
-) -> dict[str, Any]:
-    """By name. To be called when they are needed first: they load scipy, which takes longer than a coordinator has to
-    come back."""
-    from warpcache_ray.serving.auditor import Auditor
+class Upkeep:
+    """Its parts, by name: `audits` and `calls`. `redis` is a client of the store's server."""
 
-    return {
-        "audits": Auditor(jobs, hub.fleet, hub.metrics, audits, policies, lambda: hub.config),
-    }
+    def __init__(self, hub: Coordinator, jobs: Jobs, redis: Any) -> None:
+        self._hub = hub
+        self._jobs = jobs
+        self._redis = redis
+        self._parts: dict[str, Any] | None = None
+
+    async def ask(self, part: str, method: str, *rest: Any) -> Any:
+        """What a method of a part says."""
+        if self._parts is None:
+            made = await asyncio.to_thread(self._load)
+            self._parts = self._parts or made
+        return await getattr(self._parts[part], method)(*rest)
+
+    def _load(self) -> dict[str, Any]:
+        # It loads scipy, which takes longer than a coordinator has to come back: not before it is needed.
+        from warpcache_ray.serving.auditor import Auditor
+
+        hub, redis = self._hub, self._redis
+        audits = AuditStore(redis, hub.application)
+        policies = PolicyStore(redis, hub.application)
+        return {
+            "calls": Calls(hub, self._jobs),
+            "audits": Auditor(
+                self._jobs, hub.fleet, hub.metrics, audits, policies, lambda: hub.config
+            ),
+        }
+
+
+class Calls:
+    """Calls replicas back that are at no job."""
+
+    def __init__(self, hub: Coordinator, jobs: Jobs) -> None:
+        self._fleet = hub.fleet
+        self._jobs = jobs
+
+    async def wait(self, replica: str, info: dict[str, Any], timeout_s: float) -> bool:
+        """Whether the replica is to look for a job, or to end: as soon as it is, or when the time is over."""
+        self._fleet.hear(replica, info)
+
+        def called() -> bool:
+            return self._jobs.count(Status.QUEUED) > 0 or self._fleet.retired(replica)
+
+        return await self._jobs.until(called, timeout_s)
