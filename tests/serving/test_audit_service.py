@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 PROMPT = "a red circle moving right over a blue background"
 SIZE = {"height": 32, "width": 32, "num_frames": 9}
-JOBS = 4
+JOBS = 5
 STEP = 'warpcache_audit_steps_total{step="rollback"}'
 
 
@@ -52,14 +52,16 @@ def soon(found: Callable[[], bool]) -> None:
 def test_a_bad_policy_is_found_out_and_replaced(
     deploy: Callable[..., httpx.Client], until: Callable[..., Any]
 ) -> None:
-    """It serves four jobs; two idle replicas make these again, uncached, and the version before comes back by itself:
+    """It serves five jobs; two idle replicas make these again, uncached, and the version before comes back by itself:
     once, with the figures in the history, an event and a metric. Jobs of later have that version."""
     client = deploy("toyworld", "toyworld/wan", replicas=2, audits={"share": 1.0})
     soon(lambda: client.get("/health").json()["replicas"] == 2)
     good = publish(client, 8)["active"]
     slot = publish(client, 2)
     before = exported(client.get("/metrics").text)[STEP]
-    jobs = [client.post("/generate", json={"prompt": PROMPT, "seed": n}).json() for n in range(JOBS)]
+    jobs = [
+        client.post("/generate", json={"prompt": PROMPT, "seed": n}).json() for n in range(JOBS)
+    ]
     for job in jobs:
         record = until(client, job["id"], lambda r: r["finished_at"] is not None)
         assert record["status"] == "succeeded"
@@ -68,11 +70,15 @@ def test_a_bad_policy_is_found_out_and_replaced(
     soon(lambda: client.get(where).json()["active"] == good)
     newest, *older = client.get(f"{where}/history").json()
     assert (newest["what"], newest["version"], newest["who"]) == ("rollback", good, "audit")
-    assert newest["why"].startswith("promise broken: 3 of 3 audited requests missed")
+    assert newest["why"].startswith("promise broken: 4 of 4 audited requests missed")
     assert [change["who"] for change in older] == ["anonymous (HTTP)"] * 2
-    soon(lambda: client.get("/admin/audits").json()["events"][0]["event"] == "rollback")
-    told = client.get("/admin/audits").json()["events"]
-    assert [event["event"] for event in told[:4]] == ["rollback", *["missed"] * 3]
+
+    def told() -> list[str]:
+        return [event["event"] for event in client.get("/admin/audits").json()["events"]]
+
+    soon(lambda: "rollback" in told())
+    # The fifth may have been under way.
+    assert [told().count(kind) for kind in ("rollback", "missed")] in ([1, 4], [1, 5])
     assert exported(client.get("/metrics").text)[STEP] == before + 1
     again = client.post("/generate", json={"prompt": PROMPT, "seed": 9, "wait": True}).json()
     assert again["policy_origin"]["version"] == good

@@ -29,7 +29,6 @@ from warpcache_ray.serving.lifecycle import (
 from warpcache_ray.serving.line import Line
 from warpcache_ray.serving.loops import Loop
 from warpcache_ray.serving.metrics import Metrics
-from warpcache_ray.serving.sampling import wanted
 from warpcache_ray.serving.upkeep import Upkeep
 from warpcache_ray.serving.webhooks import Courier, planned
 from warpcache_ray.store.connection import check
@@ -59,7 +58,6 @@ class Coordinator:
         self.line = Line()
         self.epoch = 0
         """The model's: states of older ones are void."""
-        self._upkeep: Upkeep
         self._configured = False
         self._server = server
         self._opened: asyncio.Task[Endings] | None = None
@@ -213,7 +211,7 @@ class Coordinator:
             "request": job.request,
             "policy": job.policy,
             "image": job.image,
-            "keep_latents": wanted(job, self.config.audits.share),
+            "keep_latents": self._upkeep.wants(job),
         }
 
     async def report(

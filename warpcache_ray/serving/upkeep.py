@@ -6,7 +6,8 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from warpcache_ray.serving.jobs import Jobs
-from warpcache_ray.serving.lifecycle import Status
+from warpcache_ray.serving.lifecycle import Job, Status
+from warpcache_ray.serving.sampling import wanted
 from warpcache_ray.store.audits import AuditStore
 from warpcache_ray.store.policies import PolicyStore
 
@@ -22,6 +23,10 @@ class Upkeep:
         self._jobs = jobs
         self._redis = redis
         self._parts: dict[str, Any] | None = None
+
+    def wants(self, job: Job) -> bool:
+        """Whether the job will be audited, if there is time."""
+        return wanted(job, self._hub.config.audits.share)
 
     async def ask(self, part: str, method: str, *rest: Any) -> Any:
         """What a method of a part says."""
