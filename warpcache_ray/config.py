@@ -261,6 +261,11 @@ class ServiceConfig:
         return self.results or str(self.local_folder)
 
     @property
+    def profiles(self) -> Path:
+        """Where the runs of profiles are kept that the service makes by itself, and their reports."""
+        return self.local_folder / "profiles"
+
+    @property
     def local_folder(self) -> Path:
         """What is beside the results is kept here: where they are, if that is a folder."""
         if self.results and "://" not in self.results:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 import math
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -80,6 +81,17 @@ class Engine:
             self.pipeline.vae_scale_factor_temporal,
             _takes_image(self.pipeline),
         )
+
+    @contextmanager
+    def plain(self) -> Iterator[Any]:
+        """The pipeline without the cache, for as long as the block takes."""
+        self.installation.remove()
+        try:
+            yield self.pipeline
+        finally:
+            self.installation = Installation(
+                self.pipeline, parse_policy("never"), self.ranks, self.store
+            )
 
     def generate(
         self,

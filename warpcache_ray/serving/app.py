@@ -25,6 +25,7 @@ from warpcache_ray.serving.preflight import (
     check_devices,
     check_layout,
     check_model,
+    check_profiler,
     check_storage,
     check_store,
     check_webhooks,
@@ -52,6 +53,7 @@ def build(args: dict[str, Any]) -> Application:
         check_storage(config)
         check_model(config)
         check_layout(config)
+        check_profiler(config)
     except InvalidConfig as error:
         _end_serve_run(error)
         raise

@@ -36,8 +36,11 @@ class Pastime:
     async def spend(self) -> None:
         """Does what there is to do, if there is anything, until it is done or the replica is needed."""
         try:
-            while self._replica.config.audits.share and await self._audit():
+            config = self._replica.config
+            while config.audits.share and await self._audit():
                 continue
+            if config.profiler.auto_profile:
+                await self._profile()
         except RayTaskError:
             log.exception("nothing came of being idle")
 
@@ -69,6 +72,20 @@ class Pastime:
         await self._ask("audits", "found", job_id, result["psnr"], result["ssim"])
         await asyncio.to_thread(served.remove)
         return True
+
+    async def _profile(self) -> None:
+        task = await self._ask("profiles", "next")
+        if task is None:
+            return
+        result, error = await self._run("profile", task)
+        if self._replica.failed:
+            return
+        if error is not None:
+            await self._ask("profiles", "failed", task["group"], error)
+        elif "left" in result:
+            await self._ask("profiles", "left", task["group"])
+        else:
+            await self._ask("profiles", "found", task["group"], result["document"])
 
     async def _run(self, method: str, task: dict[str, Any], *rest: Any) -> Outcome:
         """What the first rank gives of what all do, under a name of its own: a word to an earlier task isn't for it."""

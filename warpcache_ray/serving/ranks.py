@@ -187,6 +187,21 @@ class Rank:
 
         return self._outcome(own, compared)
 
+    def profile(self, task: dict[str, Any]) -> Outcome:
+        """Profiles the model by the task's plan. Told to hand it back, it leaves off before the model's next call."""
+        from warpcache_ray.serving.profiling import profiled
+
+        own = _Attempt(task["id"])
+
+        def called() -> None:
+            with self._lock:
+                # Of how many there will be, nobody knows.
+                own.step += 1
+                if self._handed_back == own.id:
+                    raise Cancelled("left off")
+
+        return self._outcome(own, lambda: profiled(self.engine, task, self.config, called))
+
     def _outcome(self, own: _Attempt, make: Callable[[], dict[str, Any]]) -> Outcome:
         with self._lock:
             self._attempt = own

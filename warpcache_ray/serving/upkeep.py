@@ -10,13 +10,14 @@ from warpcache_ray.serving.lifecycle import Job, Status
 from warpcache_ray.serving.sampling import wanted
 from warpcache_ray.store.audits import AuditStore
 from warpcache_ray.store.policies import PolicyStore
+from warpcache_ray.store.profiles import ProfileStore
 
 if TYPE_CHECKING:
     from warpcache_ray.serving.coordinator import Coordinator
 
 
 class Upkeep:
-    """Its parts, by name: `audits` and `calls`. `redis` is a client of the store's server."""
+    """Its parts, by name: `calls`, `audits` and `profiles`. `redis` is a client of the store's server."""
 
     def __init__(self, hub: Coordinator, jobs: Jobs, redis: Any) -> None:
         self._hub = hub
@@ -38,14 +39,19 @@ class Upkeep:
     def _load(self) -> dict[str, Any]:
         # It loads scipy, which takes longer than a coordinator has to come back: not before it is needed.
         from warpcache_ray.serving.auditor import Auditor
+        from warpcache_ray.serving.autoprofiler import AutoProfiler
 
         hub, redis = self._hub, self._redis
         audits = AuditStore(redis, hub.application)
         policies = PolicyStore(redis, hub.application)
+        profiles = ProfileStore(redis, hub.application)
         return {
             "calls": Calls(hub, self._jobs),
             "audits": Auditor(
                 self._jobs, hub.fleet, hub.metrics, audits, policies, lambda: hub.config
+            ),
+            "profiles": AutoProfiler(
+                self._jobs, hub.fleet, profiles, policies, audits, lambda: hub.config
             ),
         }
 

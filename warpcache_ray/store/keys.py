@@ -26,6 +26,8 @@ class Keys:
         """The set of all policies' keys, and the channel that tells which of them has changed."""
         self.tallies, self.audit_events = f"{root}:audits", f"{root}:audit-events"
         """The set of all versions' names that were audited, and what came of it."""
+        self.profiles = f"{root}:profiles"
+        """What the service profiles by itself."""
         self._root = root
 
     def job(self, id: str) -> str:
