@@ -18,6 +18,7 @@ pytestmark = pytest.mark.slow
 PROMPT = "a red circle moving right over a blue background"
 SIZE = {"height": 32, "width": 32, "num_frames": 9}
 JOBS = 5
+STEPS = 100
 STEP = 'warpcache_audit_steps_total{step="rollback"}'
 
 
@@ -88,15 +89,16 @@ def test_a_bad_policy_is_found_out_and_replaced(
 def test_a_job_does_not_wait_for_an_audit(
     deploy: Callable[..., httpx.Client], until: Callable[..., Any]
 ) -> None:
-    """One that comes while the only replica audits begins within few of the audit's steps; the audit goes on then, and
+    """One that comes while the only replica audits is served before the audit is through; that goes on then, and
     counts."""
-    steps = 400
+    large = {"height": 64, "width": 64, "num_frames": 33}
     client = deploy("toyworld", "toyworld/wan", audits={"share": 1.0})
-    key = replace(document(client, 200).key, steps=steps)
-    long = replace(document(client, 200), key=key).to_dict()
+    key = replace(document(client, 90).key, **large, steps=STEPS)
+    long = replace(document(client, 90), key=key).to_dict()
     assert client.post("/policies/published", json={"document": long}).status_code == 200
-    first = {"prompt": PROMPT, "num_inference_steps": steps, "wait": True}
-    assert client.post("/generate", json=first).json()["policy_origin"]["version"] == 1
+    first = {"prompt": PROMPT, **large, "num_inference_steps": STEPS, "wait": True}
+    served = client.post("/generate", json=first).json()
+    assert served["policy_origin"]["version"] == 1
 
     def runs(outcome: str) -> float:
         name = f'warpcache_audit_runs_total{{outcome="{outcome}"}}'
@@ -108,5 +110,36 @@ def test_a_job_does_not_wait_for_an_audit(
     asked = client.post("/generate", json={"prompt": PROMPT, "quality": "exact"}).json()
     record = until(client, asked["id"], lambda r: r["finished_at"] is not None)
     assert record["status"] == "succeeded"
-    assert runs("left") == left + 1
+    assert (runs("left"), runs("kept") + runs("missed")) == (left + 1, made)
     soon(lambda: runs("kept") + runs("missed") == made + 1)
+
+
+def test_a_model_is_profiled_on_its_first_requests(
+    deploy: Callable[..., httpx.Client], until: Callable[..., Any]
+) -> None:
+    """With one line of configuration: two jobs are served by what the configuration has, the idle replica profiles on
+    their prompts, a job that comes meanwhile is served, and a canary is there."""
+    itself = {"auto_profile": True, "profile_requests": 2, "quality": 0.9}
+    client = deploy("toyworld", "toyworld/wan", profiler=itself)
+    size = SIZE | {"num_inference_steps": 12}
+    for color in ("red", "green"):
+        body = {"prompt": PROMPT.replace("red", color), **size, "wait": True}
+        job = client.post("/generate", json=body).json()
+        assert job["policy_origin"]["source"] == "configuration"
+    time.sleep(5)
+    asked = client.post("/generate", json={"prompt": PROMPT, "quality": "exact"}).json()
+    record = until(client, asked["id"], lambda r: r["finished_at"] is not None)
+    assert record["status"] == "succeeded"
+
+    def canaries() -> list[dict[str, Any]]:
+        slots = client.get("/policies/published").json()
+        return [slot for slot in slots if slot["canary"] and slot["key"]["steps"] == 12]
+
+    soon(lambda: canaries() != [])
+    [slot] = canaries()
+    assert (slot["active"], slot["share"]) == (None, 20)
+    assert slot["target"] == {"metric": "ssim", "bound": 0.9}
+    assert 1 <= slot["expected"]["calls"] < 12
+    [change] = client.get(f"/policies/published/{slot['slot']}/history").json()
+    assert change["who"] == "auto_profile"
+    assert client.get("/admin/audits").json()["events"][0]["event"] == "profiled"
