@@ -13,6 +13,7 @@ from fastapi import FastAPI
 from hubs import CONFIG, INFO, SOON, claim, sample
 from test_audits import DOCUMENT
 
+from warpcache_ray.errors import Unavailable
 from warpcache_ray.policy_document import parse_document
 from warpcache_ray.serving.coordinator import Coordinator
 from warpcache_ray.store.audits import AuditStore
@@ -332,3 +333,34 @@ async def test_operators_see_how_policies_stand(
     assert (standing["requests"], standing["misses"], standing["verdict"]) == (1, 1, "open")
     assert (event["event"], event["psnr"], event["ssim"]) == ("missed", *BAD)
     assert event["target"] == "SSIM of 0.99"
+
+
+async def test_a_store_that_goes_away_costs_no_step(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An audit was counted, and then the store was away: said again, it counts nothing, and what follows of it is
+    done."""
+    good, bad = await service.publish(10), await service.publish(2)
+    await service.served_and_audited(bad, *[BAD] * (ENOUGH - 1))
+    job_id = await service.serve(bad)
+    with monkeypatch.context() as away:
+
+        async def lost(*_: Any) -> None:
+            raise Unavailable("the job store can't be reached")
+
+        away.setattr(PolicyStore, "rollback", lost)
+        with pytest.raises(Unavailable):
+            await service.hub.upkeep("audits", "found", "idle", job_id, *BAD)
+    await service.hub.upkeep("audits", "found", "idle", job_id, *BAD)
+    active = (await service.read()).active
+    assert active is not None
+    assert active.number == good
+    tally = await AuditStore(service.redis, service.hub.application).tally(SLOT, bad)
+    assert (tally.requests, tally.misses) == (ENOUGH, ENOUGH)
+
+
+async def test_a_service_without_published_policies_loads_nothing(service: Service) -> None:
+    """Its coordinator stays as light as it was."""
+    await service.serve(None)
+    assert await service.next() is None
+    assert service.hub._upkeep._parts == {}

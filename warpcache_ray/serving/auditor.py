@@ -59,13 +59,13 @@ class Auditor:
 
     async def next(self, replica: str) -> dict[str, Any] | None:
         """The next audit for an idle replica, the one that it has left off if there is one; None if there is nothing to
-        audit, or a job waits."""
+        audit, or the replica is needed."""
         if not self._looked:
             # One that died may have counted an audit, and not done what follows of that.
             await self._settle_all()
             self._looked = True
         job = await self._chosen(replica)
-        if job is None or self._jobs.count(Status.QUEUED):
+        if job is None or self._jobs.count(Status.QUEUED) or self._fleet.retired(replica):
             return None
         self._at[replica] = job.id
         self._begun[job.id] += 1
@@ -92,17 +92,11 @@ class Auditor:
     async def found(self, replica: str, job_id: str, psnr: float, ssim: float) -> None:
         """An audit's outcome: how near the video that was served is to the uncached one."""
         job = self._jobs.find(job_id)
-        if job is not None and await self._store.audited(job_id) is None:
+        if job is not None:
             slot, number = sampling.served_by(job)
-            version = await self._policies.version(slot, number)
-            document = parse_document(version.document)
-            quality = {"psnr": round(psnr, 3), "ssim": round(ssim, 6)}
-            kept = keeps(document, quality)
-            await self._store.count(job_id, slot, number, kept, quality)
-            self._metrics.audited("kept" if kept else "missed", psnr, ssim)
-            if not kept:
-                told = {"job_id": job_id, "target": str(document.target), **quality}
-                await self._tell("missed", slot, number, **told)
+            if await self._store.audited(job_id) is None:
+                await self._count(job, slot, number, psnr, ssim)
+            # Also where this is said again, as the store was away when it was said first.
             await self._settle(slot)
         self._end(replica, job_id)
 
@@ -120,6 +114,16 @@ class Auditor:
     def _end(self, replica: str, job_id: str) -> None:
         self._at.pop(replica, None)
         self._over.add(job_id)
+
+    async def _count(self, job: Job, slot: str, number: int, psnr: float, ssim: float) -> None:
+        document = parse_document((await self._policies.version(slot, number)).document)
+        quality = {"psnr": round(psnr, 3), "ssim": round(ssim, 6)}
+        kept = keeps(document, {"psnr": psnr, "ssim": ssim})
+        await self._store.count(job.id, slot, number, kept, quality)
+        self._metrics.audited("kept" if kept else "missed", psnr, ssim)
+        if not kept:
+            told = {"job_id": job.id, "target": str(document.target), **quality}
+            await self._tell("missed", slot, number, **told)
 
     async def _chosen(self, replica: str) -> Job | None:
         live = self._fleet.live(self._config().lease_s)

@@ -52,7 +52,9 @@ class AutoProfiler:
         self._begun: Counter[str] = Counter()
 
     async def next(self, replica: str) -> dict[str, Any] | None:
-        """What an idle replica is to profile, by its plan; None if there is nothing, or a job waits."""
+        """What an idle replica is to profile, by its plan; None if there is nothing, or it is needed."""
+        if self._jobs.count(Status.QUEUED) or self._fleet.retired(replica):
+            return None
         plans = await self._store.plans()
         wish = self._config().profiler
         ended = self._jobs.having(Status.SUCCEEDED)
@@ -65,8 +67,7 @@ class AutoProfiler:
         self._at = {other: group for other, group in self._at.items() if other in live}
         elsewhere = {group for other, group in self._at.items() if other != replica}
         for group, plan in plans.items():
-            open_ = "end" not in plan and group not in elsewhere and self._begun[group] < TRIES
-            if open_ and not self._jobs.count(Status.QUEUED):
+            if "end" not in plan and group not in elsewhere and self._begun[group] < TRIES:
                 self._at[replica] = group
                 self._begun[group] += 1
                 return {"group": group, **plan}

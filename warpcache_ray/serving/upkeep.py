@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+from warpcache_ray.serving.autoprofiler import AutoProfiler
 from warpcache_ray.serving.jobs import Jobs
 from warpcache_ray.serving.lifecycle import Job, Status
 from warpcache_ray.serving.sampling import wanted
@@ -13,6 +14,7 @@ from warpcache_ray.store.policies import PolicyStore
 from warpcache_ray.store.profiles import ProfileStore
 
 if TYPE_CHECKING:
+    from warpcache_ray.serving.auditor import Auditor
     from warpcache_ray.serving.coordinator import Coordinator
 
 
@@ -23,7 +25,7 @@ class Upkeep:
         self._hub = hub
         self._jobs = jobs
         self._redis = redis
-        self._parts: dict[str, Any] | None = None
+        self._parts: dict[str, Any] = {}
 
     def wants(self, job: Job) -> bool:
         """Whether the job will be audited, if there is time."""
@@ -31,29 +33,29 @@ class Upkeep:
 
     async def ask(self, part: str, method: str, *rest: Any) -> Any:
         """What a method of a part says."""
-        if self._parts is None:
-            made = await asyncio.to_thread(self._load)
-            self._parts = self._parts or made
+        if part not in self._parts:
+            if method == "next" and not self._begins(part):
+                return None
+            made = await asyncio.to_thread(self._make, part)
+            self._parts.setdefault(part, made)
         return await getattr(self._parts[part], method)(*rest)
 
-    def _load(self) -> dict[str, Any]:
-        # It loads scipy, which takes longer than a coordinator has to come back: not before it is needed.
-        from warpcache_ray.serving.auditor import Auditor
-        from warpcache_ray.serving.autoprofiler import AutoProfiler
+    def _begins(self, part: str) -> bool:
+        return part != "audits" or any(map(self.wants, self._jobs.having(Status.SUCCEEDED)))
 
-        hub, redis = self._hub, self._redis
+    def _make(self, part: str) -> Calls | Auditor | AutoProfiler:
+        hub, jobs, redis = self._hub, self._jobs, self._redis
+        if part == "calls":
+            return Calls(hub, jobs)
         audits = AuditStore(redis, hub.application)
         policies = PolicyStore(redis, hub.application)
-        profiles = ProfileStore(redis, hub.application)
-        return {
-            "calls": Calls(hub, self._jobs),
-            "audits": Auditor(
-                self._jobs, hub.fleet, hub.metrics, audits, policies, lambda: hub.config
-            ),
-            "profiles": AutoProfiler(
-                self._jobs, hub.fleet, profiles, policies, audits, lambda: hub.config
-            ),
-        }
+        if part == "profiles":
+            profiles = ProfileStore(redis, hub.application)
+            return AutoProfiler(jobs, hub.fleet, profiles, policies, audits, lambda: hub.config)
+        # It loads scipy, which takes longer than a coordinator has to come back: not before it is needed.
+        from warpcache_ray.serving.auditor import Auditor
+
+        return Auditor(jobs, hub.fleet, hub.metrics, audits, policies, lambda: hub.config)
 
 
 class Calls:
