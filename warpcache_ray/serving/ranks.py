@@ -249,16 +249,12 @@ class Rank:
     def _on_step(self, own: _Attempt, event: StepEvent) -> Control:
         from warpcache_ray.engine.events import Control
 
-        done = event.index + 1
+        done, every = event.index + 1, self.config.checkpoint_every
         with self._lock:
             handed_back = self._handed_back == own.id and done < event.total
         if own.keeper and handed_back:
             own.keeper.keep(event.checkpoint())
-        elif (
-            own.keeper
-            and done < event.total
-            and done % (self.config.checkpoint_every or done + 1) == 0
-        ):
+        elif own.keeper and every and done < event.total and done % every == 0:
             own.keeper.offer(event.checkpoint)
         with self._lock:
             own.step, own.total = done, event.total
