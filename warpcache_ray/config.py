@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -17,10 +16,12 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from warpcache_ray.access_config import AccessConfig, ApiKey, repeated
 from warpcache_ray.core.policy import Policy
 from warpcache_ray.errors import InvalidConfig, InvalidPolicy
+from warpcache_ray.outbound_config import OutboundConfig, WebhookConfig
 from warpcache_ray.page_config import PageConfig
 from warpcache_ray.parallel.layout import Layout
 from warpcache_ray.policy_slots import POLICY_FOLDER, Documents, with_documents
 from warpcache_ray.policy_spec import describe_policy, load_policy, parse_policy
+from warpcache_ray.upkeep_config import AuditsConfig, ProfilerConfig
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 PACKAGE = Path(__file__).parent
@@ -28,15 +29,10 @@ PACKAGE = Path(__file__).parent
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0)]
 Weight = Annotated[float, Field(gt=0)]
-Port = Annotated[int, Field(ge=1, le=65535)]
 MOST_REPLICAS = 128
 """The coordinator has slots for the calls of so many."""
 Replicas = Annotated[int, Field(ge=1, le=MOST_REPLICAS)] | Literal["auto"]
 """`auto`: as many as the application's `autoscaling_policy` wants, see `serving.autoscaling`."""
-Host = Annotated[str, Field(pattern=r"^(\*\.)?[a-z0-9:_-]+(\.[a-z0-9_-]+)*$")]
-"""A name or an address, in lower case and as DNS has it; `*.example.com` stands for all names under it."""
-_SECRET = r"whsec_[A-Za-z0-9+/]{32,86}={0,2}"
-Secret = Annotated[str, Field(pattern=f"^({_SECRET})?$")]
 Lossy = Literal["high", "balanced", "fast"]
 LoraName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 Quality = Literal["exact", "high", "balanced", "fast"]
@@ -151,50 +147,6 @@ class StoreConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class OutboundConfig:
-    """Which URLs that clients give the service will reach for. With no hosts, none.
-
-    `allow_hosts` are reached at public addresses only (`*`: every host), `allow_private_hosts` at any: those may be
-    within the operator's own network. `allow_http` allows plain HTTP beside HTTPS; `ports` are all that are allowed.
-    An answer has to be there in full within `timeout_s`. Certificates may be signed by those in `ca_file` too.
-    """
-
-    __pydantic_config__ = _STRICT
-
-    allow_hosts: tuple[Host | Literal["*"], ...] = ()
-    allow_private_hosts: tuple[Host, ...] = ()
-    allow_http: bool = False
-    ports: tuple[Port, ...] = (443,)
-    timeout_s: Seconds = 20.0
-    ca_file: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class WebhookConfig:
-    """How the end of a job is told to the `webhook_url` of its request, or to `url` where that names none.
-
-    What is sent is signed with `secret`, which is `whsec_` and the base64 of 24 to 64 random bytes, or with the one in
-    the environment variable `secret_env` of ingress and coordinator (Serve shows an application's arguments, so also a
-    `secret` among them). There are `attempts`, the second `backoff_s` after the first, each further one after three
-    times as long: with these numbers over 14 hours, if the job is kept as long.
-    """
-
-    __pydantic_config__ = _STRICT
-
-    url: str = ""
-    secret: Secret = field(default="", repr=False)
-    secret_env: str = ""
-    attempts: Annotated[int, Field(ge=1, le=20)] = 10
-    backoff_s: Seconds = 5.0
-
-    @property
-    def signing_secret(self) -> str | None:
-        """The secret, if there is one that can be used."""
-        secret = self.secret or os.environ.get(self.secret_env, "")
-        return secret if re.fullmatch(_SECRET, secret) else None
-
-
-@dataclass(frozen=True, slots=True)
 class AdaptiveConfig:
     """How far quality gives way under load, see `serving.adaptive`: jobs of a priority down to the quality that
     `quality_floor` names for it, none where it names none, once those that wait would take longer than
@@ -239,6 +191,8 @@ class ServiceConfig:
     outbound: OutboundConfig = field(default_factory=OutboundConfig)
     webhooks: WebhookConfig = field(default_factory=WebhookConfig)
     page: PageConfig = field(default_factory=PageConfig)
+    audits: AuditsConfig = field(default_factory=AuditsConfig)
+    profiler: ProfilerConfig = field(default_factory=ProfilerConfig)
     policy: str | dict[str, Any] = "worldcache"
     quality: dict[Lossy, str | dict[str, Any]] = field(
         default_factory=lambda: {
@@ -303,6 +257,11 @@ class ServiceConfig:
     def artifacts(self) -> str:
         """Where videos and images are kept."""
         return self.results or str(self.local_folder)
+
+    @property
+    def profiles(self) -> Path:
+        """Where the runs of profiles are kept that the service makes by itself, and their reports."""
+        return self.local_folder / "profiles"
 
     @property
     def local_folder(self) -> Path:

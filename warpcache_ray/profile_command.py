@@ -70,7 +70,7 @@ def profile(
 
         from warpcache_ray import tuning
         from warpcache_ray.engine.fingerprints import policy_key
-        from warpcache_ray.tuning.guarantee import Promise
+        from warpcache_ray.guarantee import Promise
         from warpcache_ray.tuning.report import write_report
 
         wish = tuning.Wish(target, Promise(share, delta), count, certify)

@@ -13,8 +13,8 @@ from dataclasses import replace
 import pytest
 import trustme
 
-from warpcache_ray.config import OutboundConfig
 from warpcache_ray.errors import InvalidConfig, InvalidRequest
+from warpcache_ray.outbound_config import OutboundConfig
 from warpcache_ray.serving.outbound import REDIRECTS, Outbound
 
 OPEN = OutboundConfig(allow_private_hosts=("127.0.0.1",), allow_http=True, timeout_s=5.0)

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from warpcache_ray.config import OutboundConfig
 from warpcache_ray.errors import InvalidRequest
+from warpcache_ray.outbound_config import OutboundConfig
 from warpcache_ray.serving.outbound import Outbound, is_public
 
 ANYWHERE = Outbound(OutboundConfig(allow_hosts=("*",)))

@@ -3,24 +3,21 @@ from dataclasses import replace
 import pytest
 
 from warpcache_ray.access_config import AccessConfig, ApiKey
-from warpcache_ray.config import (
-    ModelConfig,
-    OutboundConfig,
-    ServiceConfig,
-    StoreConfig,
-    WebhookConfig,
-)
+from warpcache_ray.config import ModelConfig, ServiceConfig, StoreConfig
 from warpcache_ray.errors import InvalidConfig
+from warpcache_ray.outbound_config import OutboundConfig, WebhookConfig
 from warpcache_ray.parallel.layout import Layout
 from warpcache_ray.serving.preflight import (
     check_access,
     check_devices,
     check_layout,
     check_model,
+    check_profiler,
     check_storage,
     check_store,
     check_webhooks,
 )
+from warpcache_ray.upkeep_config import ProfilerConfig
 
 
 def test_a_folder_with_an_index_is_a_model(tmp_path):
@@ -186,3 +183,13 @@ def test_checkpoints_need_no_place_where_none_are_kept(tmp_path):
     """Their URL isn't tried then."""
     checkpoints = {"checkpoint_every": 0, "checkpoint_url": "s3://bucket/x"}
     check_storage(ServiceConfig(ModelConfig("x"), results=str(tmp_path), **checkpoints))
+
+
+def test_replicas_of_several_ranks_do_not_profile_by_themselves() -> None:
+    """Said at the start, with what can be done instead."""
+    config = ServiceConfig(
+        ModelConfig("x", device="cpu"), profiler=ProfilerConfig(auto_profile=True)
+    )
+    check_profiler(config)
+    with pytest.raises(InvalidConfig, match="replicas of one rank can profile, these have 2"):
+        check_profiler(replace(config, parallel=Layout(ulysses=2)))

@@ -16,9 +16,11 @@ import psutil
 import pytest
 from hubs import exported
 
+from warpcache_ray.engine.checkpoint import Checkpoint, final
 from warpcache_ray.engine.engine import Engine
 from warpcache_ray.engine.events import Generation
 from warpcache_ray.policy_spec import parse_policy
+from warpcache_ray.quality.fidelity import psnr
 from warpcache_ray.video import read_video, write_video
 
 pytestmark = pytest.mark.slow
@@ -335,3 +337,31 @@ def test_a_decoder_out_of_memory_costs_no_rank(shared: httpx.Client, pair: Pair)
         record = shared.post("/generate", json=short).raise_for_status().json()
         assert len(record["result"]["warnings"]) == warned
     assert {p.pid for p in pair()} == before
+
+
+def test_two_ranks_audit_together(shared: httpx.Client, folders: dict[str, Path]) -> None:
+    """What the first one measures is what one engine by itself does; told to hand it back, both leave it off at the
+    same step, and go on with it from there."""
+    import ray
+
+    engine = Engine.load(folders["wan"])
+    request = {"prompt": "a cat", "seed": 3, **SIZE}
+    cached = engine.generate(Generation(**request), parse_policy("interval", every=3))
+    exact = engine.generate(Generation(**request), parse_policy("never"))
+    served = final(cached.latents, SIZE["num_inference_steps"]).to_bytes()
+
+    def audit(name: str, checkpoint: bytes | None) -> list[Any]:
+        task = {"id": name, "job_id": "job_1", "request": request}
+        return ray.get([a.audit.remote(task, served, checkpoint, None) for a in rank_actors()])
+
+    (found, error), other = audit("audit:1", None)
+    assert (error, other) == (None, ({}, None))
+    assert found["psnr"] == pytest.approx(psnr(cached.frames, exact.frames), abs=1e-6)
+    first, _ = rank_actors()
+    ray.get(first.hand_back.remote("audit:2"))
+    (left, error), other = audit("audit:2", None)
+    assert error is None
+    assert other == ({"left_at": None}, None)
+    assert Checkpoint.from_bytes(left["left_at"]).step == 1
+    (again, error), _ = audit("audit:3", left["left_at"])
+    assert (again, error) == (found, None)

@@ -14,8 +14,9 @@ from hubs import CONFIG, SOON, claim
 from openai import AsyncOpenAI
 from standardwebhooks import Webhook
 
-from warpcache_ray.config import OutboundConfig, ServiceConfig, WebhookConfig
+from warpcache_ray.config import ServiceConfig
 from warpcache_ray.errors import GenerationFailed, Unavailable
+from warpcache_ray.outbound_config import OutboundConfig, WebhookConfig
 from warpcache_ray.serving import webhooks
 from warpcache_ray.serving.coordinator import Coordinator
 from warpcache_ray.serving.jobs import Jobs

@@ -12,8 +12,8 @@ import pytest
 from hubs import CONFIG, INFO
 from standardwebhooks import Webhook
 
-from warpcache_ray.config import OutboundConfig, WebhookConfig
 from warpcache_ray.errors import InvalidRequest
+from warpcache_ray.outbound_config import OutboundConfig, WebhookConfig
 from warpcache_ray.serving import webhooks
 from warpcache_ray.serving.coordinator import Coordinator
 from warpcache_ray.serving.lifecycle import Delivery, Job, Status

@@ -256,3 +256,13 @@ async def test_whoever_is_cancelled_listens_no_more(policies, monkeypatch):
     listener.cancel()
     await asyncio.wait([listener], timeout=SOON)
     assert listener.done()
+
+
+async def test_what_a_rollback_would_bring_back_is_told(policies):
+    """The version before, which a rollback then brings; None where nothing was, or nothing has been."""
+    assert await policies.previous(KEY) is None
+    for expected, document in ((None, A), (1, B), (2, C)):
+        await _publish(policies, document)
+        assert await policies.previous(KEY) == expected
+    assert await policies.rollback(await policies.read(KEY), *ME) == 2
+    assert await policies.previous(KEY) == 1

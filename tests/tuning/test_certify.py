@@ -9,9 +9,9 @@ import pytest
 
 from warpcache_ray.core.policies.auto import Auto
 from warpcache_ray.errors import InvalidRequest
+from warpcache_ray.guarantee import Promise
 from warpcache_ray.policy_document import Target
 from warpcache_ray.tuning.certify import certify, check_certifiable, prompts_digest, sequence
-from warpcache_ray.tuning.guarantee import Promise
 from warpcache_ray.tuning.runs import Request, Score
 
 FRESH = [Request(f"fresh {i}", 100 + i) for i in range(59)]

@@ -11,10 +11,10 @@ import pytest
 from warpcache_ray import disable_dit_cache, dit_cache_stats, enable_dit_cache
 from warpcache_ray.engine.fingerprints import identity, policy_key
 from warpcache_ray.errors import InvalidRequest
+from warpcache_ray.guarantee import Promise
 from warpcache_ray.policy_document import Target, parse_document
 from warpcache_ray.policy_spec import load_document, load_policy, save_policy
 from warpcache_ray.tuning import Wish, profile_model
-from warpcache_ray.tuning.guarantee import Promise
 from warpcache_ray.tuning.runs import Request, Runs
 
 ARGUMENTS = {

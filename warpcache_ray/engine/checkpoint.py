@@ -59,6 +59,11 @@ def capture(scheduler: Any, step: int, total: int, latents: Tensor, rng: Tensor)
     return Checkpoint(step, total, latents, solver, rng)
 
 
+def final(latents: Tensor, total: int) -> Checkpoint:
+    """The state after the last of `total` steps: what is decoded."""
+    return Checkpoint(total, total, latents, {}, torch.Generator().get_state())
+
+
 def _plain(value: Any) -> bool:
     if isinstance(value, (list, tuple)):
         return all(map(_plain, value))

@@ -86,6 +86,17 @@ class Engine:
             names_of(self.pipeline),
         )
 
+    @contextmanager
+    def plain(self) -> Iterator[Any]:
+        """The pipeline without the cache, for as long as the block takes."""
+        self.installation.remove()
+        try:
+            yield self.pipeline
+        finally:
+            self.installation = Installation(
+                self.pipeline, parse_policy("never"), self.ranks, self.store
+            )
+
     def generate(
         self,
         generation: Generation,
@@ -99,8 +110,8 @@ class Engine:
     ) -> Result:
         """Runs the unmodified pipeline under `policy`; `on_step` hears of each step and may cancel, or raise the
         `epoch` that the run's states belong to. By `request` the store can be told to forget them. From a `checkpoint`
-        of the same generation only the steps after it are made. Of several ranks one has to `decode`; those that decode
-        together do, and only it keeps the frames.
+        of the same generation only the steps after it are made; one of the last step is only decoded. Of several ranks
+        one has to `decode`; those that decode together do, and only it keeps the frames.
 
         Raises:
             InvalidRequest: the pipeline refuses a value, or has no such LoRA.
@@ -178,9 +189,10 @@ def _takes_image(pipeline: Any) -> Literal["none", "optional", "required"]:
 
 
 def _result(run: Run, frames: Any, decoding: Decoding) -> Result:
-    began, first, last = run.began, run.session.first_call, run.boundary
-    assert first is not None
+    began, last = run.began, run.boundary
     assert last is not None
+    # None: the checkpoint was of the last step.
+    first = run.session.first_call or last
     assert run.latents is not None
     timings = Timings(first - began, last - first, time.perf_counter() - last)
     shown = np.zeros((0, 0, 0, 3)) if frames is None else np.asarray(frames)

@@ -83,7 +83,10 @@ class Run:
             raise ValueError(f"checkpoint: of {checkpoint.total} steps, the run has {total}")
         if step < checkpoint.step:
             return {}
-        return {"latents": checkpoint.restore(scheduler, self.generator)}
+        self.latents = checkpoint.restore(scheduler, self.generator)
+        # Where no step is left this is the last one's end.
+        self.boundary = time.perf_counter() if step == total else None
+        return {"latents": self.latents}
 
     def _event(self, scheduler: Any, step: int, total: int) -> StepEvent:
         now = time.perf_counter()

@@ -26,6 +26,7 @@ from warpcache_ray.serving.preflight import (
     check_devices,
     check_layout,
     check_model,
+    check_profiler,
     check_storage,
     check_store,
     check_webhooks,
@@ -59,6 +60,7 @@ def build(args: dict[str, Any]) -> Application:
         check_layout(config)
         read_front(config.page)
         traces.check(config)
+        check_profiler(config)
     except InvalidConfig as error:
         _end_serve_run(error)
         raise

@@ -108,3 +108,22 @@ class Keeper:
         except Exception as error:
             # Each kind of storage has errors of its own.
             log.warning("no checkpoint of %s at step %d: %s", self.job, checkpoint.step, error)
+
+
+@dataclass(slots=True)
+class Pocket:
+    """Keeps the checkpoint of what isn't a job in memory, if it is left off."""
+
+    data: bytes | None = None
+    kept: int | None = None
+    count: int = 0
+
+    def offer(self, checkpoint: Callable[[], Checkpoint]) -> None:
+        """Takes none: what is lost is made anew."""
+
+    def keep(self, checkpoint: Checkpoint) -> None:
+        """Takes the last one."""
+        self.data = checkpoint.to_bytes()
+
+    def close(self) -> None:
+        """Has nothing to wait for."""

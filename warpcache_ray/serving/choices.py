@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -81,7 +81,9 @@ def key_of(request: Mapping[str, Any], info: Mapping[str, Any]) -> PolicyKey:
     asked = {**request, "steps": request.get("num_inference_steps")}
     fields = [f.name for f in dataclasses.fields(PolicyKey)]
     known = {name: asked[name] for name in fields if asked.get(name) is not None}
-    return PolicyKey(**{**info["policy_key"], **known})
+    key = PolicyKey(**{**info["policy_key"], **known})
+    # What was measured without a LoRA says nothing of the model with it.
+    return replace(key, model=f"{key.model} with {asked['lora']}") if "lora" in asked else key
 
 
 def choose(

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from warpcache_ray.config import ServiceConfig
 from warpcache_ray.errors import Cancelled, QueueFull
-from warpcache_ray.serving import adaptive, admission, lifecycle, logs
-from warpcache_ray.serving.admission import Rates, Turn
+from warpcache_ray.serving import admission, lifecycle, logs
+from warpcache_ray.serving.admission import Rates
 from warpcache_ray.serving.attempts import Progress
-from warpcache_ray.serving.choices import Choice
+from warpcache_ray.serving.dispatch import Dispatch
 from warpcache_ray.serving.endings import Endings
 from warpcache_ray.serving.fleet import Fleet
 from warpcache_ray.serving.jobs import Jobs
@@ -27,10 +26,10 @@ from warpcache_ray.serving.lifecycle import (
     StaleFence,
     Status,
 )
-from warpcache_ray.serving.line import Line
 from warpcache_ray.serving.loops import Loop
 from warpcache_ray.serving.metrics import Metrics
 from warpcache_ray.serving.registry import Registry
+from warpcache_ray.serving.upkeep import Upkeep
 from warpcache_ray.serving.webhooks import Courier, planned
 from warpcache_ray.serving.workload import workload
 from warpcache_ray.store.connection import check
@@ -60,7 +59,6 @@ class Coordinator:
         self.fleet = Fleet()
         self.metrics = Metrics()
         self.rates = Rates()
-        self.line = Line()
         self.epoch = 0
         """The model's: states of older ones are void."""
         self.registry: Registry
@@ -210,7 +208,7 @@ class Coordinator:
         self.fleet.hear(replica, info)
         own = (job for job in jobs.having(Status.RUNNING) if job.replica == replica)
         until = time.monotonic() + timeout_s
-        job = next(own, None) or await self._claimed(jobs, replica, info, until)
+        job = next(own, None) or await self._dispatch.next(replica, info, until)
         self.fleet.hear(replica, info)
         if job is None:
             return None
@@ -222,6 +220,7 @@ class Coordinator:
             "request": job.request,
             "policy": job.policy,
             "image": job.image,
+            "keep_latents": self._upkeep.wants(job),
         }
 
     async def report(
@@ -276,6 +275,11 @@ class Coordinator:
         jobs = await self._jobs()
         self.fleet.retire(replica)
         await jobs.wake()
+
+    async def upkeep(self, part: str, method: str, *rest: Any) -> Any:
+        """What a part of the upkeep says, see `Upkeep`."""
+        await self._jobs()
+        return await self._upkeep.ask(part, method, *rest)
 
     async def health(self) -> dict[str, Any]:
         """Replicas that were seen lately, what the model can make, and how many jobs wait and run. Replicas that come
@@ -336,6 +340,7 @@ class Coordinator:
         self.rates = Rates.of(jobs)
         self.epoch = await jobs.store.model_epoch()
         self.metrics.raised(self.epoch)
+        self._upkeep, self._dispatch = Upkeep(self, jobs, redis), Dispatch(self, jobs)
         endings = Endings(jobs, self.rates, lambda: self.config)
         self.registry = Registry(
             PolicyStore(redis, self.application),
@@ -353,46 +358,11 @@ class Coordinator:
         ]
         return endings
 
-    async def _claimed(
-        self, jobs: Jobs, replica: str, info: dict[str, Any], until: float
-    ) -> Job | None:
-        def ready() -> bool:
-            return jobs.count(Status.QUEUED) > 0 or self.fleet.retired(replica)
-
-        while True:
-            await jobs.until(ready, until - time.monotonic())
-            turn = next(iter(self._turns(jobs)), None)
-            if turn is None or self.fleet.retired(replica):
-                return None
-            # Another replica may be faster.
-            with suppress(StaleFence):
-                return await self._take(jobs, turn, replica, info)
-
-    async def _take(self, jobs: Jobs, turn: Turn, replica: str, info: dict[str, Any]) -> Job:
-        def taken(job: Job) -> Job:
-            job = self.registry.settle(job, info)
-            job = self._lowered(job, jobs, info)
-            ranks = self.config.parallel.world_size
-            claimed = lifecycle.claim(job, replica, self.epoch, time.time(), ranks)
-            return replace(claimed, virtual_start=turn.start, virtual_finish=turn.finish)
-
-        return await jobs.change(turn.job.id, taken)
-
-    def _lowered(self, job: Job, jobs: Jobs, info: dict[str, Any]) -> Job:
-        def choose(quality: str) -> Choice:
-            return self.registry.choose({"quality": quality}, job.request, info, job.id)
-
-        replicas, now = self._live(), time.time()
-        return adaptive.lowered(job, jobs.active, self.rates, replicas, self.config, now, choose)
-
     def _record(self, jobs: Jobs, job: Job) -> dict[str, Any]:
-        turns = self._turns(jobs) if job.status is Status.QUEUED else []
+        turns = self._dispatch.turns() if job.status is Status.QUEUED else []
         running = jobs.having(Status.RUNNING)
         ahead = admission.outlook(job, turns, running, self.rates, self._live(), time.time())
         return job.to_dict() | ahead
-
-    def _turns(self, jobs: Jobs) -> list[Turn]:
-        return self.line.turns(jobs, self.rates, self.config.client_weights)
 
     def _live(self) -> int:
         return len(self.fleet.live(self.config.lease_s))

@@ -22,6 +22,7 @@ from warpcache_ray.serving import (
     access,
     adaptive,
     answers,
+    audit_routes,
     handles,
     health,
     logs,
@@ -55,7 +56,7 @@ RECONNECT_S = 0.5
 REMIND_S = 2.0
 IMAGE_ROUTES = ("/generate", "/v1/videos")
 
-OF_NO_JOB = frozenset({"find", "submit", "page", "health", "metrics_text", "published"})
+OF_NO_JOB = frozenset({"find", "submit", "page", "health", "metrics_text", "published", "upkeep"})
 """The coordinator's methods that take no job's id first."""
 LONG_POLLS = frozenset({"wait", "events"})
 """Those that answer when something has happened."""
@@ -203,6 +204,7 @@ def routes(service: Service) -> APIRouter:
     router.include_router(videos.routes(service))
     router.include_router(policy_routes.routes(service))
     router.include_router(page.routes(service, _public))
+    router.include_router(audit_routes.routes(service))
     return router
 
 

@@ -33,6 +33,12 @@ _DRIFT = (0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.12, 0.16, 0.24, 0.32, 0.5, 1.0,
 _LONG = (0.5, 1, 2, 5, 10, 20, 40, 80, 160, 320, 640, 1280)
 SHORT = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 40)
 
+_PSNR = (15, 20, 25, 28, 30, 32, 34, 36, 38, 40, 45, 50, 60, 80)
+_SSIM = (0.5, 0.7, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 0.998, 0.999, 1.0)
+_OF_VERSION = ("slot", "version")
+
+AUDITED = ("kept", "missed", "left", "failed")
+STEPS = ("promote", "rollback", "step_down", "withdraw")
 STAGES = ("text", "denoise", "decode", "encode", "store")
 
 
@@ -144,6 +150,18 @@ TABLE = (
     _gauge("store_up", "1, or 0 where the store didn't take the last call"),
     _counter("store_errors_total", "calls that it didn't take, after retries"),
     _counter("store_away_seconds_total", "from such a call to the next one that it took"),
+    _counter("audit_runs_total", "audits by what came of them; `left`: off, for a job", "outcome", values=AUDITED),
+    _histogram("audit_psnr_db", "PSNR of audited videos against their uncached run", _PSNR),
+    _histogram("audit_ssim", "SSIM of the same", _SSIM),
+    _gauge("audit_requests", "audited requests of a version in force, of all replicas and restarts", *_OF_VERSION),
+    _gauge("audit_misses", "those of them that missed the policy's target", *_OF_VERSION),
+    _gauge(
+        "audit_evidence",
+        "e-value for the promise being `broken` or `kept`; 1 / delta (20, if none is given) decides",
+        *_OF_VERSION,
+        "verdict",
+    ),
+    _counter("audit_steps_total", "what audits did about policies", "step", values=STEPS),
 )  # fmt: skip
 
 
@@ -239,6 +257,28 @@ class Metrics:
         now.count("store_away_seconds_total", by=answers.away_s)
         self._count(self._store, now)
         self._set("store_up", not answers.away)
+
+    def audited(self, outcome: str, psnr: float | None = None, ssim: float | None = None) -> None:
+        """Takes what came of an audit, and what it measured."""
+        self._of(Key("audit_runs_total", (outcome,))).inc()
+        for name, quality in (("audit_psnr_db", psnr), ("audit_ssim", ssim)):
+            if quality is not None:
+                self._of(Key(name)).observe(quality)
+
+    def audits_stand(self, slot: str, standings: Sequence[Mapping[str, Any]]) -> None:
+        """Takes how the versions stand that a slot has in force; others of it are no more."""
+        for name in ("audit_requests", "audit_misses", "audit_evidence"):
+            self._collectors[name].remove_by_labels({"slot": slot})
+        for standing in standings:
+            labels = (slot, str(standing["version"]))
+            self._set("audit_requests", standing["requests"], *labels)
+            self._set("audit_misses", standing["misses"], *labels)
+            for verdict, evidence in standing["evidence"].items():
+                self._set("audit_evidence", evidence, *labels, verdict)
+
+    def stepped(self, step: str) -> None:
+        """Takes what audits did about a policy."""
+        self._of(Key("audit_steps_total", (step,))).inc()
 
     def text(self) -> str:
         """Prometheus' text format."""

@@ -22,8 +22,8 @@ from typing import NamedTuple
 import httpx
 
 from warpcache_ray import __version__
-from warpcache_ray.config import OutboundConfig
 from warpcache_ray.errors import InvalidConfig, InvalidRequest
+from warpcache_ray.outbound_config import OutboundConfig
 
 log = logging.getLogger(__name__)
 

@@ -194,6 +194,21 @@ def check_webhooks(config: ServiceConfig) -> None:
         raise InvalidConfig(said, "webhooks.url") from error
 
 
+def check_profiler(config: ServiceConfig) -> None:
+    """The service can profile by itself, if it is to.
+
+    Raises:
+        InvalidConfig: its replicas have several ranks.
+    """
+    ranks = config.parallel.world_size
+    if config.profiler.auto_profile and ranks > 1:
+        raise InvalidConfig(
+            f"profiler.auto_profile = true: replicas of one rank can profile, these have {ranks}; set it to false, and "
+            "publish what `warpcache profile` finds",
+            "profiler.auto_profile",
+        )
+
+
 def check_layout(config: ServiceConfig) -> None:
     """The model can be shared out over ranks as the layout says; reads two of its files, from the hub if need be.
 

@@ -5,20 +5,31 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import ray
 
 from warpcache_ray.config import ModelConfig, ServiceConfig
-from warpcache_ray.errors import GenerationFailed, InvalidRequest, WarpCacheError
+from warpcache_ray.errors import (
+    Cancelled,
+    GenerationFailed,
+    InvalidRequest,
+    StorageFailed,
+    WarpCacheError,
+)
 from warpcache_ray.policy_spec import parse_policy
 from warpcache_ray.serving import logs
 from warpcache_ray.serving.artifacts import Artifacts
-from warpcache_ray.serving.checkpoints import Checkpoints, Keeper
+from warpcache_ray.serving.checkpoints import Checkpoints, Keeper, Pocket
+from warpcache_ray.serving.sampling import latents_name
 
 # The engine loads torch and diffusers. Only a rank's own process pays for that, when it is made.
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from warpcache_ray.engine.checkpoint import Checkpoint
     from warpcache_ray.engine.events import Control, Result, StepEvent
     from warpcache_ray.engine.stats import CacheStats
@@ -27,6 +38,9 @@ if TYPE_CHECKING:
 
 
 log = logging.getLogger(__name__)
+
+Outcome = tuple[dict[str, Any], dict[str, Any] | None]
+"""What came of a call, and the error if there is one."""
 
 
 @dataclass(slots=True)
@@ -38,7 +52,7 @@ class _Attempt:
     total: int = 0
     drifts: list[float] = field(default_factory=list)
     counts: dict[str, Any] = field(default_factory=lambda: _totals(None))
-    keeper: Keeper | None = None
+    keeper: Keeper | Pocket | None = None
     epoch: int = 0
     resumed_at: int = 0
 
@@ -74,6 +88,7 @@ class Rank:
         """The attempt that is to end, which may not have begun here."""
         self._handed_back = ""
         """The attempt that is to end with a checkpoint."""
+        self._aside = ThreadPoolExecutor(1)
 
     def open(self) -> tuple[str, int]:
         """Where the other ranks find this one, on a port that was free."""
@@ -135,7 +150,7 @@ class Rank:
 
     def generate(
         self, attempt: dict[str, Any], checkpoint: bytes | None, image: bytes | None = None
-    ) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    ) -> Outcome:
         """Makes the attempt's video from its image if it has one, the rest of it where there is a checkpoint: what to
         publish, and the error if there is one."""
         with logs.about(job=attempt["job_id"], attempt=attempt["fence"], rank=self.index):
@@ -146,17 +161,74 @@ class Rank:
 
     def _attempted(
         self, attempt: dict[str, Any], checkpoint: bytes | None, image: bytes | None
-    ) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    ) -> Outcome:
         own = _Attempt(attempt["id"], keeper=self._keeper(attempt), epoch=attempt["epoch"])
+
+        def made() -> dict[str, Any]:
+            result = self._make(attempt, own, checkpoint, image)
+            if self.index:
+                return {}
+            published = self._publish(attempt, result)
+            if attempt.get("keep_latents"):
+                self._aside.submit(self._keep_latents, attempt, own.total, result.latents)
+            return published
+
+        return self._outcome(own, made)
+
+    def audit(
+        self,
+        task: dict[str, Any],
+        served: bytes,
+        checkpoint: bytes | None,
+        image: bytes | None = None,
+    ) -> Outcome:
+        """Makes a job's video again, uncached (the rest of it where there is a checkpoint), and tells how near to that
+        the `served` one is, whose final latents are decoded alike. Told to hand it back, it gives a checkpoint."""
+        pocket = Pocket() if self.index == 0 else None
+        own = _Attempt(task["id"], keeper=pocket)
+        plain = task | {"policy": {"name": "never"}}
+
+        def compared() -> dict[str, Any]:
+            from warpcache_ray.quality.fidelity import psnr, ssim
+
+            if _read(served) is None:
+                raise GenerationFailed("what was served can't be read")
+            try:
+                exact = self._make(plain, own, checkpoint, image)
+            except Cancelled:
+                return {"left_at": pocket and pocket.data}
+            kept = self._make(plain, own, served, image)
+            if self.index:
+                return {}
+            shown = kept.frames, exact.frames
+            return {"psnr": psnr(*shown), "ssim": ssim(*shown)}
+
+        return self._outcome(own, compared)
+
+    def profile(self, task: dict[str, Any]) -> Outcome:
+        """Profiles the model by the task's plan. Told to hand it back, it leaves off before the model's next call."""
+        from warpcache_ray.serving.profiling import profiled
+
+        own = _Attempt(task["id"])
+
+        def called() -> None:
+            with self._lock:
+                # Of how many there will be, nobody knows.
+                own.step += 1
+                if self._handed_back == own.id:
+                    raise Cancelled("left off")
+
+        return self._outcome(own, lambda: profiled(self.engine, task, self.config, called))
+
+    def _outcome(self, own: _Attempt, make: Callable[[], dict[str, Any]]) -> Outcome:
         with self._lock:
             self._attempt = own
         try:
-            result = self._make(attempt, own, checkpoint, image)
-            return self._publish(attempt, result) if self.index == 0 else {}, None
+            return make(), None
         except WarpCacheError as error:
             return {}, error.to_dict()
         except Exception as error:
-            log.exception("attempt %s failed", attempt["id"])
+            log.exception("attempt %s failed", own.id)
             return {}, GenerationFailed(f"{type(error).__name__}: {error}").to_dict()
         finally:
             if own.keeper is not None:
@@ -195,12 +267,12 @@ class Rank:
     def _on_step(self, own: _Attempt, event: StepEvent) -> Control:
         from warpcache_ray.engine.events import Control
 
-        done = event.index + 1
+        done, every = event.index + 1, self.config.checkpoint_every
         with self._lock:
             handed_back = self._handed_back == own.id and done < event.total
         if own.keeper and handed_back:
             own.keeper.keep(event.checkpoint())
-        elif own.keeper and done < event.total and done % self.config.checkpoint_every == 0:
+        elif own.keeper and every and done < event.total and done % every == 0:
             own.keeper.offer(event.checkpoint)
         with self._lock:
             own.step, own.total = done, event.total
@@ -236,6 +308,17 @@ class Rank:
             "width": width,
             "bytes": len(data),
         }
+
+    def _keep_latents(self, attempt: dict[str, Any], steps: int, latents: Tensor) -> None:
+        """For an audit, beside the video, whose encoding loses some of it. The job doesn't wait for that."""
+        from warpcache_ray.engine.checkpoint import final
+
+        data = final(latents, steps).to_bytes()
+        try:
+            name = latents_name(attempt["fence"])
+            Artifacts(self.config.artifacts).write(attempt["job_id"], name, data)
+        except StorageFailed as error:
+            log.warning("%s won't be audited: %s", attempt["job_id"], error.message)
 
     def _warnings(self, result: Result) -> list[str]:
         found, budget = [], self.engine.store.budget

@@ -21,8 +21,9 @@ from warpcache_ray.serving.attempts import together
 from warpcache_ray.serving.checkpoints import Checkpoints
 from warpcache_ray.serving.lifecycle import Order
 from warpcache_ray.serving.pace import Pace, Watch, volume_of
+from warpcache_ray.serving.pastime import Pastime
 from warpcache_ray.serving.preflight import DRIVER_CPUS, RANK_CPUS
-from warpcache_ray.serving.ranks import Rank, rank_environment
+from warpcache_ray.serving.ranks import Outcome, Rank, rank_environment
 
 log = logging.getLogger(__name__)
 serve_log = logging.getLogger("ray.serve")
@@ -34,9 +35,6 @@ REPORT_S = 0.2
 RECONNECT_S = 0.5
 PARTING_S = 5.0
 """When one rank has failed, the others fail with it as soon as this, or wait for it in vain."""
-
-Outcome = tuple[dict[str, Any], dict[str, Any] | None]
-"""What to publish, and the error if there is one."""
 
 
 def bundles(config: ServiceConfig) -> list[dict[str, float]]:
@@ -58,6 +56,7 @@ class Replica:
         self.failed: str | None = None
         self.draining = False
         self.attempt: dict[str, Any] | None = None
+        self.pastime = Pastime(self)
         self.pace = Pace(config.slow_step_factor, config.slow_step_s, config.step_timeout_s)
         self.ranks = [self._start_rank(i) for i in range(config.parallel.world_size)]
         shared = config.parallel.world_size > 1
@@ -80,7 +79,7 @@ class Replica:
         """Serve's graceful shutdown: no job is taken any more; the one at hand ends, or is handed back with a
         checkpoint after `drain_s`."""
         self.draining = True
-        await self._tell("retire", self.id)
+        await self.tell("retire", self.id)
         if not self.work.done():
             await asyncio.wait([self.work], timeout=self.config.drain_s)
         if self.attempt is not None and self.failed is None:
@@ -102,14 +101,17 @@ class Replica:
 
     async def _work(self) -> None:
         while self.failed is None and not self.draining:
-            self.attempt = await self._tell("claim", self.id, self.info, CLAIM_S)
+            self.attempt = await self.tell("claim", self.id, self.info, CLAIM_S)
             if self.attempt is not None:
                 named = {"job": self.attempt["job_id"], "attempt": self.attempt["fence"]}
                 with logs.about(**named, replica=self.id):
                     await self._run(self.attempt)
                 self.attempt = None
+            elif not self.draining:
+                await self.pastime.spend()
 
-    async def _tell(self, method: str, *arguments: Any) -> Any:
+    async def tell(self, method: str, *arguments: Any) -> Any:
+        """What the coordinator answers, however long that takes."""
         # A coordinator that died is back within a second, as is its store; claims may be repeated, all else is fenced.
         while True:
             try:
@@ -129,9 +131,9 @@ class Replica:
         try:
             result, error = await self._generate(attempt)
             if self.failed is None:
-                await self._report(attempt, await self._progress(attempt))
+                await self._report(attempt, await self.progress(attempt))
         except (RayError, TimeoutError) as lost:
-            result, error = {}, self._lose_ranks(lost).to_dict()
+            result, error = {}, self.lose_ranks(lost).to_dict()
         finally:
             for relay in relays:
                 relay.cancel()
@@ -143,14 +145,18 @@ class Replica:
             await self._finish(attempt, result, error)
 
     async def _generate(self, attempt: dict[str, Any]) -> Outcome:
-        """What the first rank gives once all are through: only then is there room for the next job."""
+        """Only once all ranks are through is there room for the next job."""
         checkpoint = await self._checkpoint(attempt)
         try:
-            image = await self._image(attempt)
+            image = await self.image(attempt)
         except WarpCacheError as missing:
             return {}, missing.to_dict()
+        return await self.together("generate", attempt, checkpoint, image)
+
+    async def together(self, method: str, *arguments: Any) -> Outcome:
+        """What the first rank gives of a call that all make, once all are through."""
         runs: list[asyncio.Future[Outcome]] = [
-            asyncio.ensure_future(r.generate.remote(attempt, checkpoint, image)) for r in self.ranks
+            asyncio.ensure_future(getattr(rank, method).remote(*arguments)) for rank in self.ranks
         ]
         for finished in asyncio.as_completed(runs):
             _, error = await finished
@@ -164,7 +170,7 @@ class Replica:
         try:
             await asyncio.wait_for(asyncio.gather(*runs), PARTING_S)
         except (RayError, TimeoutError) as lost:
-            self._lose_ranks(lost)
+            self.lose_ranks(lost)
         return {}, error
 
     async def _checkpoint(self, attempt: dict[str, Any]) -> bytes | None:
@@ -179,7 +185,7 @@ class Replica:
             log.warning("checkpoints of %s can't be read: %s", attempt["job_id"], error)
             return None
 
-    async def _image(self, attempt: dict[str, Any]) -> bytes | None:
+    async def image(self, attempt: dict[str, Any]) -> bytes | None:
         """What the video is to begin with, if the request brought that; read once, so that all ranks have the same."""
         if attempt["image"] is None:
             return None
@@ -200,14 +206,15 @@ class Replica:
 
     async def _about_job(self, method: str, *arguments: Any) -> Any:
         try:
-            return await self._tell(method, *arguments)
+            return await self.tell(method, *arguments)
         except RayTaskError as error:
             # A coordinator that lost its memory doesn't know the job: the attempt is void.
             if isinstance(error.cause, NotFound):
                 return None
             raise
 
-    def _lose_ranks(self, lost: Exception) -> WorkerLost:
+    def lose_ranks(self, lost: Exception) -> WorkerLost:
+        """Ends all ranks, and with them the replica, for what has become of one."""
         # The ranks live and die together: one that is left alone would wait for ever in a collective.
         self.failed = self.failed or f"a rank was lost: {lost!r}"
         for rank in self.ranks:
@@ -219,7 +226,7 @@ class Replica:
         telling = asyncio.create_task(asyncio.sleep(0))
         try:
             while True:
-                totals = await self._progress(attempt)
+                totals = await self.progress(attempt)
                 watch.told(totals["step"], totals["total"], time.monotonic())
                 watch.check(time.monotonic())
                 # The ranks are watched whether the coordinator listens or not.
@@ -228,11 +235,12 @@ class Replica:
                 await asyncio.sleep(REPORT_S)
         except (RayError, TimeoutError) as lost:
             # Killing the ranks ends `generate`, which is what `_run` waits for.
-            self._lose_ranks(lost)
+            self.lose_ranks(lost)
         finally:
             telling.cancel()
 
-    async def _progress(self, attempt: dict[str, Any]) -> dict[str, Any]:
+    async def progress(self, attempt: dict[str, Any]) -> dict[str, Any]:
+        """How far the ranks are; raises what has become of one."""
         asked = asyncio.gather(*[rank.progress.remote(attempt["id"]) for rank in self.ranks])
         patience = min(self.config.lease_s, self.config.slow_step_s)
         # Not wait_for: in Python 3.11 it forgets a cancellation that comes together with the answer.

@@ -21,8 +21,9 @@ from typing import NamedTuple
 import httpx
 from standardwebhooks import Webhook
 
-from warpcache_ray.config import OutboundConfig, ServiceConfig, WebhookConfig
+from warpcache_ray.config import ServiceConfig
 from warpcache_ray.errors import InvalidRequest, NotFound, Superseded
+from warpcache_ray.outbound_config import OutboundConfig, WebhookConfig
 from warpcache_ray.serving.jobs import Jobs
 from warpcache_ray.serving.lifecycle import Delivery, Job
 from warpcache_ray.serving.outbound import Outbound, Posted

@@ -35,6 +35,10 @@ class Keys:
         """The set of all policies' keys, and the channel that tells which of them has changed."""
         self.served = f"{root}:served"
         """The models that the application serves at present, as policies name them."""
+        self.tallies, self.audit_events = f"{root}:audits", f"{root}:audit-events"
+        """The set of all versions' names that were audited, and what came of it."""
+        self.profiles = f"{root}:profiles"
+        """What the service profiles by itself."""
         self._root = root
 
     def job(self, id: str) -> str:
@@ -60,3 +64,7 @@ class Keys:
     def policy_history(self, key: str) -> str:
         """Who changed what is in force, and why."""
         return f"{self._root}:policy-history:{key}"
+
+    def tally(self, key: str, version: int) -> str:
+        """What the audits of a policy's version have counted."""
+        return f"{self._root}:audit:{key}:{version}"

@@ -157,6 +157,13 @@ class PolicyStore:
             raise _unknown(key, number)
         return Version(number, json.loads(document))
 
+    async def previous(self, key: str) -> int | None:
+        """The version that a rollback would bring back; None where that is none, or there is nothing to go back to."""
+        with answers():
+            # Any: the client's types don't know that it decodes.
+            number: Any = await self._redis.lindex(self._keys.policy_before(key), 0)
+        return int(number) if number else None
+
     async def history(self, key: str) -> list[Change]:
         """The last changes of a key, the newest first."""
         with answers():

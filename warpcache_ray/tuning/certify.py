@@ -10,8 +10,7 @@ from tqdm import tqdm
 
 from warpcache_ray.core.policies.auto import Auto
 from warpcache_ray.errors import InvalidRequest
-from warpcache_ray.policy_document import Certificate, Target, digest
-from warpcache_ray.tuning.guarantee import (
+from warpcache_ray.guarantee import (
     Promise,
     allowed_misses,
     fixed_sequence,
@@ -19,6 +18,7 @@ from warpcache_ray.tuning.guarantee import (
     p_value,
     share_kept,
 )
+from warpcache_ray.policy_document import Certificate, Target, digest
 from warpcache_ray.tuning.runs import Request, Runs
 from warpcache_ray.tuning.search import BAR, Profile
 

@@ -14,10 +14,10 @@ from typing import Any
 from warpcache_ray import __version__
 from warpcache_ray.core.policies.auto import Auto
 from warpcache_ray.errors import InvalidRequest
+from warpcache_ray.guarantee import Promise
 from warpcache_ray.policy_document import Certificate, PolicyDocument, PolicyKey, Target
 from warpcache_ray.policy_spec import describe_policy
 from warpcache_ray.tuning.certify import certify, check_certifiable, prompts_digest
-from warpcache_ray.tuning.guarantee import Promise
 from warpcache_ray.tuning.runs import Request, Runs
 from warpcache_ray.tuning.search import MOST_REQUESTS, Profile, search
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from warpcache_ray.errors import InvalidRequest
-from warpcache_ray.tuning.guarantee import (
+from warpcache_ray.guarantee import (
     Audit,
     Promise,
     Verdict,

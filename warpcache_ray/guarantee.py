@@ -147,13 +147,15 @@ class Audit:
         """The audit with one more request. The promise is broken, or kept, when the evidence against the contrary
         reaches 1 / delta: of either verdict the chance to be wrong, ever, is at most delta."""
         seen = replace(self, requests=self.requests + 1, misses=self.misses + (not kept))
-        return replace(seen, verdict=seen._judged()) if self.verdict is Verdict.OPEN else seen
+        return replace(seen, verdict=seen.judged) if self.verdict is Verdict.OPEN else seen
 
     def log_evidence(self, broken: bool) -> float:
         """Evidence so far that the promise is broken, or that it is kept."""
         return log_evidence(self.requests, self.misses, self.promise.miss_rate, above=broken)
 
-    def _judged(self) -> Verdict:
+    @property
+    def judged(self) -> Verdict:
+        """What the requests so far say."""
         enough = -math.log(self.promise.delta)
         if self.log_evidence(broken=True) >= enough:
             return Verdict.BROKEN
