@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -101,6 +101,7 @@ def describe(
 ) -> PolicyDocument:
     """All that is known of a policy."""
     calls = policy.budget(profile.chart)
+    policy = replace(policy, level=profile.level)
     expected = profile.expected_share(calls)
     return PolicyDocument(
         key=key,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import io
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -22,7 +23,7 @@ from warpcache_ray.core.types import Course
 from warpcache_ray.engine.fingerprints import policy_key
 from warpcache_ray.engine.install import Installation, find
 from warpcache_ray.errors import InvalidRequest
-from warpcache_ray.policy_document import digest
+from warpcache_ray.policy_document import Target, digest
 from warpcache_ray.policy_spec import describe_policy
 from warpcache_ray.quality.fidelity import psnr, ssim
 from warpcache_ray.tuning.record import record, run
@@ -62,6 +63,11 @@ class Score:
     ssim: float
     calls: float
     errors: tuple[float, ...] | None = None
+
+    def keeps(self, target: Target) -> bool:
+        """Whether it has the quality; a target of calls asks for none."""
+        found = {"psnr": self.psnr, "ssim": self.ssim, "calls": math.inf}[target.metric]
+        return found >= target.bound
 
 
 class Runs:

@@ -87,6 +87,11 @@ class Profile:
         """The quality that is looked at: the target's, PSNR where that is a number of calls."""
         return "psnr" if self.target.metric == "calls" else self.target.metric
 
+    @property
+    def level(self) -> float:
+        """The policy's own `level`: what `share` of the requests reach of the PSNR of an expected error of 1."""
+        return round(self.outlook("psnr").bound(0.0, self.share), 2)
+
     def predicted(self, calls: int) -> float:
         """The closed form's dB."""
         return predicted(error(self.chart, calls))
@@ -173,8 +178,6 @@ class _Search:
             policy, trials = self._best_answer(base, course)
         else:
             policy, trials = self._fewest_calls(base, plan(base.gram, course, base.answer))
-        level = _outlook("psnr", trials).bound(0.0, self.share)
-        policy = replace(policy, level=round(level, 2))
         runs = self.runs
         return Profile(
             policy,
