@@ -58,6 +58,7 @@ def profile(
         from warpcache_ray import tuning
         from warpcache_ray.tuning.guarantee import Promise
         from warpcache_ray.tuning.report import write_report
+        from warpcache_ray.tuning.sensitivity import write_sensitivity
 
         wish = tuning.Wish(target, Promise(share, delta), count, certify)
         wish.requests(captions)
@@ -72,6 +73,7 @@ def profile(
         save_policy(document, out)
         shown = report or out.with_suffix(".html")
         write_report(document, found, shown)
+        write_sensitivity(found, shown.with_suffix(".sensitivity.json"))
     except WarpCacheError as error:
         raise complain(error) from error
     except ValueError as error:

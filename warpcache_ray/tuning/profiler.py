@@ -13,6 +13,7 @@ from typing import Any
 
 from warpcache_ray import __version__
 from warpcache_ray.core.policies.auto import Auto
+from warpcache_ray.core.policy import Policy
 from warpcache_ray.errors import InvalidRequest
 from warpcache_ray.policy_document import Certificate, PolicyDocument, PolicyKey, Target
 from warpcache_ray.policy_spec import describe_policy
@@ -105,8 +106,7 @@ def describe(
     expected = profile.expected_share(calls)
     return PolicyDocument(
         key=key,
-        # As JSON has it: what is written and what is digested are one.
-        policy=json.loads(json.dumps(describe_policy(policy))),
+        policy=_described(policy),
         target=profile.target,
         certificate=certificate,
         expected={
@@ -118,6 +118,12 @@ def describe(
         },
         provenance=_provenance(profile),
     )
+
+
+def _described(policy: Policy) -> dict[str, Any]:
+    """As JSON has it: what is written and what is digested are one."""
+    found: dict[str, Any] = json.loads(json.dumps(describe_policy(policy)))
+    return found
 
 
 def _provenance(profile: Profile) -> dict[str, Any]:
@@ -138,5 +144,9 @@ def _provenance(profile: Profile) -> dict[str, Any]:
             }
             for trial in profile.trials
         ],
+        "other_policies": {
+            name: {"calls": other.calls, "policy": _described(other.policy)}
+            for name, other in profile.others().items()
+        },
         "benefit": [[round(spent, 3), calls] for spent, calls in profile.benefit()],
     }

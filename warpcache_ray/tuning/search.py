@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -26,6 +27,7 @@ from warpcache_ray.tuning.outlook import (
     quality,
 )
 from warpcache_ray.tuning.profile import ANSWERS, common_course
+from warpcache_ray.tuning.rivals import Rival, cheapest, rivals
 from warpcache_ray.tuning.runs import Reference, Request, Runs, Score
 
 GENERATIONS = 12
@@ -35,6 +37,7 @@ MOST_REQUESTS = GENERATIONS - 1 - LEAST_TRIALS
 ROUNDS = 3
 """Candidates that are run; each round aims better than the one before."""
 ROUNDING = 1e-9
+DIGITS = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +57,8 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """What a search has found, and from what. `share` is that of the requests that are to keep the target."""
+    """What a search has found, and from what. `share` is that of the requests that are to keep the target, `blocks` the
+    changes of each block, step by step, for each branch."""
 
     policy: Auto
     target: Target
@@ -64,6 +68,7 @@ class Profile:
     noise: Score
     generations: float
     requests: tuple[Request, ...]
+    blocks: tuple[tuple[str, tuple[tuple[float, ...], ...]], ...] = ()
 
     @property
     def chart(self) -> Plan:
@@ -110,6 +115,12 @@ class Profile:
             return None
         goal = decibels(self.metric, self.target.bound)
         return self.outlook().share(self.predicted(calls), goal)
+
+    def others(self) -> dict[str, Rival]:
+        """Other policies that can be replayed in closed form: the setting of fewest calls of each that is expected to
+        be as good as this one."""
+        assert self.policy.gram is not None
+        return cheapest(rivals(self.policy.gram, self.course), self.predicted(self.calls))
 
     def benefit(self) -> list[tuple[float, int]]:
         """Generations spent so far and the calls that one would have chosen then, trial by trial."""
@@ -188,6 +199,7 @@ class _Search:
             noise,
             runs.generations,
             tuple(self.requests),
+            _blocks(references),
         )
 
     def _calibrated(self, references: Sequence[Reference], course: Course) -> Auto:
@@ -267,6 +279,14 @@ class _Search:
             f"{chart.steps} calls; what can: {within}",
             name,
         )
+
+
+def _blocks(
+    references: Sequence[Reference],
+) -> tuple[tuple[str, tuple[tuple[float, ...], ...]], ...]:
+    means = np.mean([r.blocks for r in references], axis=0).round(DIGITS).tolist()
+    branches = references[0].branches
+    return tuple((b, tuple(map(tuple, own))) for b, own in zip(branches, means, strict=True))
 
 
 def error(chart: Plan, calls: int) -> float:
