@@ -22,7 +22,7 @@ from warpcache_ray.core.gram import Gram
 from warpcache_ray.core.policies.auto import Auto
 from warpcache_ray.core.schedule import plan
 from warpcache_ray.policy_spec import load_policy
-from warpcache_ray.toyworld.captions import Scene, Shape, canonical, sample_scene
+from warpcache_ray.toyworld.captions import Scene, Shape, Speed, canonical, sample_scene
 from warpcache_ray.toyworld.guarantee import ARGUMENTS
 from warpcache_ray.tuning.outlook import predicted
 from warpcache_ray.tuning.runs import Request, Runs
@@ -41,7 +41,7 @@ def scenes(count: int, seed: int, shapes: int = 1) -> list[Scene]:
 
 def slowed(scene: Scene) -> Scene:
     """The same at rest or nearly so, under a still camera."""
-    speeds = ("still", "slow")
+    speeds: tuple[Speed, Speed] = ("still", "slow")
     shapes = [replace(s, speed=speeds[i % 2]) for i, s in enumerate(scene.shapes, len(scene.pan))]
     return replace(scene, shapes=tuple(shapes), pan="still")
 

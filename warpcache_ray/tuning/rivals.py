@@ -81,7 +81,8 @@ def _vectors(gram: Gram, course: Course) -> Tensor:
     random = torch.Generator().manual_seed(0)
     turn, _ = torch.linalg.qr(torch.randn(flat.shape, generator=random, dtype=torch.float64))
     run = (flat @ turn).reshape(len(gram.branches), n, -1)
-    return run if _guided(gram.branches, course) else run[:1]
+    guided: Tensor = run if _guided(gram.branches, course) else run[:1]
+    return guided
 
 
 def _guided(branches: tuple[str, ...], course: Course) -> bool:
