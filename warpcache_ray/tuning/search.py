@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from warpcache_ray.core.gram import Gram
 from warpcache_ray.core.policies.auto import Auto
 from warpcache_ray.core.schedule import HORIZON, Plan, plan
 from warpcache_ray.core.types import Course
 from warpcache_ray.errors import InvalidRequest
 from warpcache_ray.policy_document import Target
+from warpcache_ray.tuning.calibrate import calibrated, common_course
 from warpcache_ray.tuning.outlook import (
     Metric,
     Outlook,
@@ -26,7 +26,6 @@ from warpcache_ray.tuning.outlook import (
     predicted,
     quality,
 )
-from warpcache_ray.tuning.profile import ANSWERS, common_course
 from warpcache_ray.tuning.rivals import Rival, cheapest, rivals
 from warpcache_ray.tuning.runs import Reference, Request, Runs, Score
 
@@ -36,6 +35,8 @@ LEAST_TRIALS = 2
 MOST_REQUESTS = GENERATIONS - 1 - LEAST_TRIALS
 ROUNDS = 3
 """Candidates that are run; each round aims better than the one before."""
+ANSWERS = (1.0, 0.7, 1.4)
+"""Sizes of the Jacobian to try for real: which schedule is best depends on it, and calibration can't see it."""
 ROUNDING = 1e-9
 DIGITS = 6
 
@@ -183,7 +184,8 @@ class _Search:
             course = common_course(references)
         noise = self.runs.noise(self.requests[0])
         self._tell()
-        base = self._calibrated(references, course)
+        grams = [torch.from_numpy(reference.gram) for reference in references]
+        base = calibrated(course, references[0], grams, self.runs.key.model)
         assert base.gram is not None
         if self.target.metric == "calls":
             policy, trials = self._best_answer(base, course)
@@ -201,12 +203,6 @@ class _Search:
             tuple(self.requests),
             _blocks(references),
         )
-
-    def _calibrated(self, references: Sequence[Reference], course: Course) -> Auto:
-        mean = torch.stack([torch.from_numpy(r.gram) for r in references]).mean(0)
-        first = references[0]
-        gram = Gram.of(course.sigmas[:-1], mean, first.branches)
-        return Auto(gram=gram, model=self.runs.key.model, shape=first.shape)
 
     def _best_answer(self, base: Auto, course: Course) -> tuple[Auto, list[Trial]]:
         """The schedule of best quality for a number of calls: calibration can't see the model's Jacobian."""
