@@ -86,6 +86,7 @@ def test_enough_is_enough(missed: tuple[int, int], holds: bool) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_sixteen_unseen_captions_keep_the_quality(tmp_path: Path) -> None:
     """Of a policy that truly keeps 95 %, at least 13 of 16 do with a chance of 99 %; and it is more than twice as
     fast."""
