@@ -2,53 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from warpcache_ray.policy_derivation import derived, nearest
-from warpcache_ray.policy_document import Certificate, PolicyDocument, PolicyKey, Target
+from warpcache_ray.policy_document import PolicyDocument
 
-KEY = PolicyKey(
-    model="tiny",
-    height=64,
-    width=64,
-    num_frames=17,
-    steps=50,
-    scheduler="FlowMatchEulerDiscreteScheduler",
-    shift=3.0,
-    guidance_scale=4.0,
-)
-PROOF = Certificate(
-    certified=True,
-    requests=59,
-    misses=0,
-    allowed_misses=0,
-    share=0.95,
-    delta=0.05,
-    share_kept=0.95,
-    policies_tested=1,
-    prompts_sha256="0",
-)
-
-
-def _document(policy: dict[str, Any] | None = None, **changes: Any) -> PolicyDocument:
-    return PolicyDocument(
-        key=replace(KEY, **changes),
-        policy=policy or {"name": "auto", "max_calls": 14},
-        target=Target("psnr", 35.0),
-        expected={"calls": 14},
-        certificate=PROOF,
-    )
+Make = Callable[..., PolicyDocument]
 
 
 @pytest.mark.parametrize("steps", [30, 40, 49])
-def test_fewer_steps_keep_the_calls(steps: int) -> None:
+def test_fewer_steps_keep_the_calls(make_document: Make, steps: int) -> None:
     """The same policy; no certificate, for another run's quality was proven; and it says where it comes from."""
-    made = derived(_document(), replace(KEY, steps=steps))
+    document = make_document()
+    made = derived(document, replace(document.key, steps=steps))
     assert made is not None
-    assert (made.policy, made.key.steps, made.certified) == (_document().policy, steps, False)
+    assert (made.policy, made.key.steps, made.certified) == (document.policy, steps, False)
     assert made.provenance["derived_from"]["steps"] == 50
 
 
@@ -63,9 +35,10 @@ def test_fewer_steps_keep_the_calls(steps: int) -> None:
         {"steps": 40, "model": "other"},
     ],
 )
-def test_nothing_else_carries_over(change: dict[str, Any]) -> None:
+def test_nothing_else_carries_over(make_document: Make, change: dict[str, Any]) -> None:
     """Other sizes, models or guidance, far fewer steps, or more of them."""
-    assert derived(_document(), replace(KEY, **change)) is None
+    document = make_document()
+    assert derived(document, replace(document.key, **change)) is None
 
 
 @pytest.mark.parametrize(
@@ -76,15 +49,17 @@ def test_nothing_else_carries_over(change: dict[str, Any]) -> None:
         {"name": "auto", "max_calls": 40},
     ],
 )
-def test_only_a_number_of_calls_carries_over(policy: dict[str, Any]) -> None:
+def test_only_a_number_of_calls_carries_over(make_document: Make, policy: dict[str, Any]) -> None:
     """And one that leaves something out."""
-    assert derived(_document(policy), replace(KEY, steps=40)) is None
+    document = make_document(policy=policy)
+    assert derived(document, replace(document.key, steps=40)) is None
 
 
-def test_the_nearest_serves() -> None:
+def test_the_nearest_serves(make_document: Make) -> None:
     """Of several, the one with the fewest steps above those asked for; of none, none."""
-    documents = [_document(steps=steps) for steps in (60, 45, 50)]
-    made = nearest(documents, replace(KEY, steps=40))
+    documents = [make_document(steps=steps) for steps in (60, 45, 50)]
+    key = replace(documents[0].key, steps=40)
+    made = nearest(documents, key)
     assert made is not None
     assert made.provenance["derived_from"]["steps"] == 45
-    assert nearest([], KEY) is None
+    assert nearest([], key) is None

@@ -4,55 +4,23 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from diffusers import DiffusionPipeline
 
 import warpcache_ray
-from warpcache_ray.policy_document import Certificate, PolicyDocument, PolicyKey, Target
+from warpcache_ray.policy_document import Target
 from warpcache_ray.policy_spec import load_document
 from warpcache_ray.toyworld.captions import parse
 from warpcache_ray.toyworld.guarantee import ARGUMENTS, Row, captions, check, summary, table
-from warpcache_ray.tuning.outlook import Metric
 from warpcache_ray.tuning.runs import Request, Runs
 
 PACKAGE = Path(warpcache_ray.__file__).parent
 RESULTS = PACKAGE / "bench" / "results" / "toyworld-hunyuan" / "guarantee"
 SEEN = 1_000
 """More captions than any profile of these policies has drawn."""
-
-
-def _document(metric: Metric, bound: float) -> PolicyDocument:
-    key = PolicyKey(
-        model="tiny",
-        height=64,
-        width=64,
-        num_frames=17,
-        steps=50,
-        scheduler="FlowMatchEulerDiscreteScheduler",
-        shift=3.0,
-        guidance_scale=4.0,
-    )
-    proof = Certificate(
-        certified=True,
-        requests=124,
-        misses=1,
-        allowed_misses=2,
-        share=0.95,
-        delta=0.05,
-        share_kept=0.9622,
-        policies_tested=4,
-        prompts_sha256="0",
-    )
-    return PolicyDocument(
-        key=key,
-        policy={"name": "auto"},
-        target=Target(metric, bound),
-        expected={"calls": 16},
-        certificate=proof,
-        provenance={"generations": 11.9},
-    )
 
 
 def test_captions_are_drawn_and_different() -> None:
@@ -69,9 +37,9 @@ def test_captions_are_drawn_and_different() -> None:
 @pytest.mark.parametrize(
     ("missed", "holds"), [((0, 0), True), ((19, 0), True), ((20, 0), False), ((17, 17), False)]
 )
-def test_enough_is_enough(missed: tuple[int, int], holds: bool) -> None:
+def test_enough_is_enough(make_document: Any, missed: tuple[int, int], holds: bool) -> None:
     """237 of 256 at each target, and 94 % of all together."""
-    documents = [_document("psnr", 35.0), _document("ssim", 0.99)]
+    documents = [make_document(Target("psnr", 35.0)), make_document(Target("ssim", 0.99))]
     rows = [
         Row(str(document.target), seed, 16.0, 36.0, 0.995, seed >= misses)
         for document, misses in zip(documents, missed, strict=True)
