@@ -23,7 +23,7 @@ def derived(document: PolicyDocument, key: PolicyKey) -> PolicyDocument | None:
     near = FEWEST_SHARE * document.key.steps <= key.steps < document.key.steps
     if not (same and near and document.policy["name"] == "auto"):
         return None
-    calls = document.policy["max_calls"]
+    calls = document.policy.get("max_calls")
     if calls is None or calls >= key.steps:
         return None
     provenance = {**document.provenance, "derived_from": dataclasses.asdict(document.key)}

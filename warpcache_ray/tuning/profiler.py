@@ -116,7 +116,7 @@ def describe(
             "ssim": round(profile.bound("ssim", calls, profile.share), 5),
             "share": profile.share,
         },
-        provenance=_provenance(profile),
+        provenance=_provenance(profile, calls),
     )
 
 
@@ -126,7 +126,7 @@ def _described(policy: Policy) -> dict[str, Any]:
     return found
 
 
-def _provenance(profile: Profile) -> dict[str, Any]:
+def _provenance(profile: Profile, calls: int) -> dict[str, Any]:
     return {
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {"warpcache-ray": __version__, **{n: version(n) for n in LIBRARIES}},
@@ -146,7 +146,7 @@ def _provenance(profile: Profile) -> dict[str, Any]:
         ],
         "other_policies": {
             name: {"calls": other.calls, "policy": _described(other.policy)}
-            for name, other in profile.others().items()
+            for name, other in profile.others(calls).items()
         },
         "benefit": [[round(spent, 3), calls] for spent, calls in profile.benefit()],
     }

@@ -117,11 +117,11 @@ class Profile:
         goal = decibels(self.metric, self.target.bound)
         return self.outlook().share(self.predicted(calls), goal)
 
-    def others(self) -> dict[str, Rival]:
+    def others(self, calls: int) -> dict[str, Rival]:
         """Other policies that can be replayed in closed form: the setting of fewest calls of each that is expected to
-        be as good as this one."""
+        be as good as this one with `calls`."""
         assert self.policy.gram is not None
-        return cheapest(rivals(self.policy.gram, self.course), self.predicted(self.calls))
+        return cheapest(rivals(self.policy.gram, self.course), self.predicted(calls))
 
     def benefit(self) -> list[tuple[float, int]]:
         """Generations spent so far and the calls that one would have chosen then, trial by trial."""
