@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -39,6 +40,7 @@ from transformers import (
     UMT5EncoderModel,
 )
 
+from warpcache_ray.policy_document import Certificate, PolicyDocument, PolicyKey, Target
 from warpcache_ray.store.server import EmbeddedServer
 
 torch.set_num_threads(1)
@@ -306,3 +308,41 @@ def store_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedS
     server.start()
     yield server
     server.stop()
+
+
+DECIBELS = Target("psnr", 35.0)
+FOURTEEN = MappingProxyType({"name": "auto", "max_calls": 14})
+
+
+@pytest.fixture
+def make_document() -> Callable[..., PolicyDocument]:
+    """`make_document(target, policy, steps=40, ...)`: a certified document; its key is changed as given."""
+
+    def make(
+        target: Target = DECIBELS,
+        policy: Mapping[str, Any] = FOURTEEN,
+        **changes: Any,
+    ) -> PolicyDocument:
+        sampled = {"height": 64, "width": 64, "num_frames": 17, "steps": 50, "guidance_scale": 4.0}
+        named = {"model": "tiny", "scheduler": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}
+        proof = Certificate(
+            certified=True,
+            requests=124,
+            misses=1,
+            allowed_misses=2,
+            share=0.95,
+            delta=0.05,
+            share_kept=0.9622,
+            policies_tested=4,
+            prompts_sha256="0",
+        )
+        return PolicyDocument(
+            key=PolicyKey(**{**sampled, **named, **changes}),  # type: ignore[arg-type]
+            policy=dict(policy),
+            target=target,
+            expected={"calls": 14},
+            certificate=proof,
+            provenance={"generations": 11.9},
+        )
+
+    return make

@@ -46,6 +46,8 @@ def test_it_writes_a_policy_that_generate_reads(folders: dict[str, Path], tmp_pa
     assert document.provenance["prompts"] == 2
     page = policy.with_suffix(".html").read_text()
     assert ElementTree.fromstring(page.removeprefix("<!DOCTYPE html>")).tag == "html"
+    map_ = json.loads(policy.with_suffix(".sensitivity.json").read_text())
+    assert set(map_) == {"sigmas", "steps", "branches", "blocks"}
     out = tmp_path / "cat.gif"
     told = run(
         *("generate", "a cat", "--model", str(folders["wan"]), "--out", str(out), "--seed", "1"),

@@ -72,6 +72,7 @@ def profile(
         from warpcache_ray.engine.fingerprints import policy_key
         from warpcache_ray.guarantee import Promise
         from warpcache_ray.tuning.report import write_report
+        from warpcache_ray.tuning.sensitivity import write_sensitivity
 
         wish = tuning.Wish(target, Promise(share, delta), count, certify)
         wish.requests(captions)
@@ -89,6 +90,7 @@ def profile(
         save_policy(document, out)
         shown = report or out.with_suffix(".html")
         write_report(document, found, shown)
+        write_sensitivity(found, shown.with_suffix(".sensitivity.json"))
         console.print(f"{out}: {_account(document, steps)}", markup=False)
         console.print(f"report: {shown}", markup=False)
         if publication is not None:

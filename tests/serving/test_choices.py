@@ -89,6 +89,28 @@ def test_another_key_is_not_served_by_it(asked: str | float | None) -> None:
         assert (choice.origin["slot"], choice.origin["version"]) == (None, None)
 
 
+def test_fewer_steps_have_what_carries_over() -> None:
+    """The same calls as with the steps that were profiled, of its own quality, without a version that it would count
+    for; far fewer steps, or more, have nothing of it."""
+    offers = offers_of(("default", 0.97, 4), ("high", 0.99, 6))
+    fewer = KEY.steps - 1
+    for asked, calls in ((None, 4), ("high", 6), (0.98, 6)):
+        choice = chosen(asked, offers, steps=fewer)
+        assert choice.policy["max_calls"] == calls
+        assert (choice.origin["source"], choice.origin["version"]) == ("derived", None)
+        assert f"{KEY.steps} steps; not certified for {fewer}" in choice.origin["why"]
+    for steps in (KEY.steps // 2, KEY.steps + 1):
+        assert chosen(None, offers, steps=steps).origin["source"] == "configuration"
+
+
+def test_a_lora_makes_another_model() -> None:
+    """What was measured without it isn't promised with it."""
+    key = key_of({"lora": "style"}, INFO)
+    assert key == replace(KEY, model=f"{KEY.model} with style")
+    offers = offers_of(("default", 0.97, 4))
+    assert chosen(None, offers, model=key.model).origin["source"] == "configuration"
+
+
 def test_without_documents_the_configuration_serves() -> None:
     """Its policy, or its policies for names; numbers have the prior."""
     assert chosen(None, {}).policy["name"] == CONFIG.default_policy.name

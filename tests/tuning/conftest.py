@@ -39,6 +39,8 @@ def invent() -> Invent:
         noise = Score(90.0, 0.99999, 50.0)
         requests = tuple(trial.request for trial in trials)
         wanted = target or Target("psnr", 30.0)
-        return Profile(policy, wanted, 0.95, course, tuple(trials), noise, 6.0, requests)
+        changes = tuple(tuple(0.01 * (i + j) for j in range(50)) for i in range(12))
+        blocks = tuple((branch, changes) for branch in prior().branches)
+        return Profile(policy, wanted, 0.95, course, tuple(trials), noise, 6.0, requests, blocks)
 
     return make

@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 
 from warpcache_ray.tuning.outlook import (
+    DEPTH,
     PRIOR_LEVEL,
+    PRIOR_SPREAD,
+    TIPPING,
     Metric,
     Outlook,
     decibels,
@@ -33,7 +36,9 @@ def test_share_and_bound_are_one_statement() -> None:
         assert outlook.share(20.0, outlook.bound(20.0, share)) == pytest.approx(share)
     shares = [outlook.share(db, 35.0) for db in range(0, 40, 4)]
     assert (np.diff(shares) > 0).all()
-    assert outlook.bound(20.0, 0.95) < outlook.bound(20.0, 0.5) == pytest.approx(39.125)
+    # The median is the mean's, less a little for those that tip over.
+    assert 38.6 < outlook.bound(20.0, 0.5) < 39.125
+    assert outlook.bound(20.0, 0.95) < outlook.bound(20.0, 0.9)
 
 
 def test_wide_and_few_runs_are_a_warning() -> None:
@@ -41,18 +46,22 @@ def test_wide_and_few_runs_are_a_warning() -> None:
     calm, wild = Outlook("psnr", (18.0, 20.0) * 4, 8), Outlook("psnr", (10.0, 28.0) * 4, 8)
     few = Outlook("psnr", (18.0, 20.0), 2)
     assert wild.bound(0, 0.95) < few.bound(0, 0.95) < calm.bound(0, 0.95)
-    assert Outlook("psnr").bound(0, 0.5) == PRIOR_LEVEL["psnr"]
+    assert Outlook("psnr").bound(0, 0.5) == pytest.approx(PRIOR_LEVEL["psnr"], abs=0.5)
     assert Outlook("psnr").bound(0, 0.95) < few.bound(0, 0.95)
 
 
 def test_predictions_come_true() -> None:
-    """Of requests with the spread that was expected, the share predicted from eight does reach the bound."""
+    """Of requests with the spread that was expected, some of which tip over, the share predicted from eight reaches the
+    bound; without knowing of those it wouldn't."""
     random = np.random.default_rng(0)
-    reached = []
-    for levels in random.normal(19, 5, size=(4_000, 9)):
-        bound = Outlook("psnr", tuple(levels[:8]), 8).bound(0.0, 0.95)
-        reached.append(levels[8] >= bound)
-    assert np.mean(reached) == pytest.approx(0.95, abs=0.012)
+    calm = random.normal(19, PRIOR_SPREAD, size=(4_000, 9))
+    tipped = random.random((4_000, 9)) < TIPPING
+    for share in (0.95, 0.97):
+        reached = []
+        for levels in calm - DEPTH * tipped:
+            bound = Outlook("psnr", tuple(levels[:8]), 8).bound(0.0, share)
+            reached.append(levels[8] >= bound)
+        assert share - 0.005 < np.mean(reached) < share + 0.03
 
 
 def test_the_fewest_calls_that_do() -> None:

@@ -55,12 +55,15 @@ def test_it_tells_the_whole_story(invent: Any, target: Target) -> None:
     profile = invent(12, target)
     page = render(_document(profile), profile)
     told = "".join(_parsed(page).itertext())
+    assert "block 11" in told
+    for name, other in _document(profile).provenance["other_policies"].items():
+        assert f"{name}{other['calls']}" in told
     for word in ("12 of 50 calls", str(target), "not certified", "tiny-0-1<b>", "noise_floor"):
         assert word in told
     titles = [e.text for e in _parsed(page).iter("h2")]
-    assert len(titles) == 8
+    assert len(titles) == 9
     charts = list(_parsed(page).iter(f"{SVG}svg"))
-    assert len(charts) == 6
+    assert len(charts) == 8
     for chart in charts:
         width, height = map(float, chart.attrib["viewBox"].split()[2:])
         for line in chart.iter(f"{SVG}polyline"):

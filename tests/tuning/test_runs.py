@@ -40,6 +40,8 @@ def test_a_reference_is_the_plain_run(runs: Runs) -> None:
     assert np.array_equal(reference.gram, plain.gram().numpy())
     assert (reference.course, reference.branches) == (plain.course, plain.branches)
     assert reference.shape == plain.shape
+    blocks = np.array([plain.blocks[branch] for branch in plain.branches], np.float32)
+    assert np.array_equal(reference.blocks, blocks)
     assert reference.trajectory is not None
     assert len(reference.trajectory) == 8
     assert runs.reference(SECOND).trajectory is None

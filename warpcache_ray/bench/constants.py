@@ -9,9 +9,10 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -25,10 +26,12 @@ from warpcache_ray.bench.conditions import CALIBRATION_SEED, Conditions, fingerp
 from warpcache_ray.core.policies.lemica import LeMiCa
 from warpcache_ray.core.policies.magcache import MagCache
 from warpcache_ray.core.policies.teacache import TeaCache
+from warpcache_ray.core.policy import Policy
 from warpcache_ray.core.types import Course, Site
 from warpcache_ray.models import adapter_for
-from warpcache_ray.tuning import fits
-from warpcache_ray.tuning.profile import profile
+from warpcache_ray.policy_document import Target
+from warpcache_ray.policy_spec import parse_policy
+from warpcache_ray.tuning import Wish, fits, profile_model
 from warpcache_ray.tuning.record import Recording, record
 
 LEMICA_CALLS = (8, 10, 12, 14, 16, 18, 20, 24, 28, 32)
@@ -137,8 +140,16 @@ def main(arguments: list[str] | None = None) -> None:
     if given.only != "auto":
         _published(pipeline, calls, out)
     if given.only != "published":
-        policy = profile(pipeline, calls, target_psnr=TARGET)
-        replace(policy, target_psnr=None).save(out / "auto.json")
+        _auto(pipeline, prompts, calls[0]).save(out / "auto.json")
+
+
+def _auto(pipeline: Any, prompts: Sequence[str], call: dict[str, Any]) -> Policy:
+    """What a search for `TARGET` found; how many calls, the contenders say."""
+    arguments = {n: v for n, v in call.items() if n not in ("prompt", "generator", "output_type")}
+    wish = Wish(Target("psnr", TARGET))
+    with TemporaryDirectory() as work:
+        document, _ = profile_model(pipeline, prompts, arguments, wish, Path(work))
+    return parse_policy(document.policy, max_calls=None)
 
 
 def _published(pipeline: Any, calls: Sequence[dict[str, Any]], out: Path) -> None:

@@ -215,6 +215,22 @@ def _weighed(
     corrected: Tensor, foretold: Tensor, levels: tuple[float, ...], answer: float, ends: Tensor
 ) -> Tensor:
     """Square errors at the end of the run: each gap's, and what its foretold position does to the next output."""
+    growth, effect = _amplified(levels, answer, ends)
+    return growth * (corrected + effect * foretold)
+
+
+def amplification(levels: tuple[float, ...]) -> Tensor:
+    """(s, e - s - 1): what a square error in the latent at e grows to until the end, if nothing corrects it."""
+    import torch
+
+    n = len(levels) - 1
+    ends = torch.arange(1, n + 1)[:, None] + torch.arange(n)[None, :]
+    growth, effect = _amplified(levels, 1.0, ends)
+    return growth * (1 + effect)
+
+
+def _amplified(levels: tuple[float, ...], answer: float, ends: Tensor) -> tuple[Tensor, Tensor]:
+    """For gaps from s (the first index) to `ends`: growth of a square error, and of the foretold position's effect."""
     import torch
 
     sigma = torch.tensor(levels, dtype=torch.float64)
@@ -222,10 +238,9 @@ def _weighed(
     end = ends.clamp(max=n)
     growth = 1 / (1 - sigma + NEAR_NOISE)
     jacobian = 1 / (1 - sigma + 2 * NEAR_NOISE) + HOLD_SHARE / sigma.clamp_min(0.03)
-    start = torch.arange(len(ends))[:, None, None].expand_as(ends)
+    start = torch.arange(len(ends)).reshape(-1, *(1,) * (ends.dim() - 1)).expand_as(ends)
     reach = (sigma[start] - sigma[(2 * end - start).clamp(max=n)]) / 2
-    effect = (answer * jacobian[end] * reach) ** 2 * (end < n)
-    return growth[end] ** 2 * (corrected + effect * foretold)
+    return growth[end] ** 2, (answer * jacobian[end] * reach) ** 2 * (end < n)
 
 
 def _programme(errors: Tensor, n: int) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:

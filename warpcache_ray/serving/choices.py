@@ -2,7 +2,8 @@
 
 A request that gives its own policy, or wants `exact`, has that. One that names a quality (or none: `default`) has the
 document that is published for its slot; one that gives a number, the SSIM to keep, has of all documents for its key the
-one with the least SSIM that is enough. Where nothing is published, names have the configuration's policy, and numbers
+one with the least SSIM that is enough. Where nothing is published for the key, but something for the same with more
+steps, that is carried over as far as was measured to be safe. Else names have the configuration's policy, and numbers
 the prior: a policy for the demo model, with its error control.
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 from warpcache_ray.config import ServiceConfig
 from warpcache_ray.core.policy import Policy
 from warpcache_ray.errors import InvalidPolicy
+from warpcache_ray.policy_derivation import nearest
 from warpcache_ray.policy_document import PolicyDocument, PolicyKey
 from warpcache_ray.policy_slots import QUALITIES, quality_of, slot_id
 from warpcache_ray.policy_spec import describe_policy, parse_policy
@@ -42,6 +44,8 @@ class Source(StrEnum):
     """A document of the configuration."""
     CONFIGURATION = "configuration"
     """The configuration's `policy` or `quality`."""
+    DERIVED = "derived"
+    """A document for more steps, carried over; its certificate isn't."""
     PRIOR = "prior"
     REQUEST = "request"
     """The request's own."""
@@ -94,7 +98,7 @@ def choose(
     config: ServiceConfig,
 ) -> Choice:
     """The policy for a request for a quality, by what its slots offer; of all that is `known` the reason tells where
-    they offer nothing. A seam: a policy that is derived from that for a neighbouring key would be offered here."""
+    they offer nothing, if none of it carries over."""
     if asked == EXACT:
         why = "exact is uncached"
         return Choice(
@@ -107,6 +111,11 @@ def choose(
     if offer is not None:
         origin = _origin(offer.source, asked, offer.why, offer.slot, offer.version)
         return Choice(offer.document.policy, origin)
+    derived = nearest((each.document for each in _meant(asked, known)), key)
+    if derived is not None:
+        steps = derived.provenance["derived_from"]["steps"]
+        why = f"derived from the policy for {steps} steps; not certified for {key.steps}"
+        return Choice(derived.policy, _origin(Source.DERIVED, asked, why))
     why = f"{_missing(asked, key, known)}; nothing is promised"
     if isinstance(asked, float):
         return Choice(describe_policy(prior(asked)), _origin(Source.PRIOR, asked, why))
@@ -125,26 +134,31 @@ def _configured(asked: str | None, config: ServiceConfig) -> Policy:
     return config.default_policy if asked is None else parse_policy(config.quality[asked])  # type: ignore[index]
 
 
-def _enough(ssim: float, offers: Sequence[Offer | None]) -> Offer | None:
-    fine = [
-        offer
-        for offer in offers
-        if offer is not None
-        and offer.document.target.metric == "ssim"
-        and offer.document.target.bound >= ssim
-    ]
+def _enough(ssim: float, offers: Iterable[Offer | None]) -> Offer | None:
+    fine = [offer for offer in offers if offer is not None and _keeps(ssim, offer.document)]
     return min(fine, key=lambda offer: offer.document.target.bound, default=None)
+
+
+def _keeps(ssim: float, document: PolicyDocument) -> bool:
+    return document.target.metric == "ssim" and document.target.bound >= ssim
+
+
+def _meant(asked: str | float | None, known: Sequence[Offer]) -> list[Offer]:
+    """Those that are for what is asked, if not for its key."""
+    if isinstance(asked, float):
+        return [each for each in known if _keeps(asked, each.document)]
+    return [each for each in known if quality_of(each.slot) == (asked or DEFAULT)]
 
 
 def _missing(asked: str | float | None, key: PolicyKey, known: Sequence[Offer]) -> str:
     """Why there is no document: the nearest one's difference, if there is any."""
     wanted = QUALITIES if isinstance(asked, float) else (asked or DEFAULT,)
     others = [each.document for each in known if quality_of(each.slot) in wanted]
-    nearest = min(others, key=lambda each: _differences(each.key, key), default=None)
-    if nearest is None:
+    closest = min(others, key=lambda each: _differences(each.key, key), default=None)
+    if closest is None:
         return f"no policy is published for quality {asked or DEFAULT}"
     try:
-        nearest.check_key(key)
+        closest.check_key(key)
     except InvalidPolicy as error:
         return error.message
     return f"no published policy keeps an SSIM of {asked}"

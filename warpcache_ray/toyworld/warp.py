@@ -29,7 +29,7 @@ from warpcache_ray.toyworld import rollout
 from warpcache_ray.toyworld.captions import Scene, Speed, sample_scene
 from warpcache_ray.toyworld.scene import render, sample_layout
 from warpcache_ray.toyworld.train.data import HELD_OUT_SEED
-from warpcache_ray.tuning.profile import profile
+from warpcache_ray.tuning import calibrate
 
 MODEL = "toyworld/wan-i2v"
 SPEEDS: tuple[Speed, ...] = ("slow", "fast")
@@ -210,7 +210,7 @@ def _calibrated(pipe: Any, path: Path, steps: int) -> PolicySpec:
         per_speed = CALIBRATION_SCENES // len(SPEEDS)
         chosen = [c for s in SPEEDS for c in islice(cases(s, CALIBRATION_SEED), per_speed)]
         calls = [rollout.call_for(c.scene, c.image, c.seed, steps) for c in chosen]
-        profile(pipe, calls, max_calls=max(BUDGETS)).save(path)
+        calibrate(pipe, calls, max_calls=max(BUDGETS)).save(path)
     return load_policy(path)
 
 

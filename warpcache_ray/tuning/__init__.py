@@ -1,7 +1,7 @@
 """Calibration: what a model's own runs say about the policy that it needs."""
 
 from warpcache_ray.policy_spec import load_policy, save_policy
-from warpcache_ray.tuning.profile import profile
+from warpcache_ray.tuning.calibrate import calibrate
 from warpcache_ray.tuning.profiler import Wish, profile_model
 
-__all__ = ["Wish", "load_policy", "profile", "profile_model", "save_policy"]
+__all__ = ["Wish", "calibrate", "load_policy", "profile_model", "save_policy"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 
 from warpcache_ray import __version__
 from warpcache_ray.core.policies.auto import Auto
+from warpcache_ray.core.policy import Policy
 from warpcache_ray.errors import InvalidRequest
 from warpcache_ray.guarantee import Promise
 from warpcache_ray.policy_document import Certificate, PolicyDocument, PolicyKey, Target
@@ -101,11 +102,11 @@ def describe(
 ) -> PolicyDocument:
     """All that is known of a policy."""
     calls = policy.budget(profile.chart)
+    policy = replace(policy, level=profile.level)
     expected = profile.expected_share(calls)
     return PolicyDocument(
         key=key,
-        # As JSON has it: what is written and what is digested are one.
-        policy=json.loads(json.dumps(describe_policy(policy))),
+        policy=_described(policy),
         target=profile.target,
         certificate=certificate,
         expected={
@@ -115,11 +116,17 @@ def describe(
             "ssim": round(profile.bound("ssim", calls, profile.share), 5),
             "share": profile.share,
         },
-        provenance=_provenance(profile),
+        provenance=_provenance(profile, calls),
     )
 
 
-def _provenance(profile: Profile) -> dict[str, Any]:
+def _described(policy: Policy) -> dict[str, Any]:
+    """As JSON has it: what is written and what is digested are one."""
+    found: dict[str, Any] = json.loads(json.dumps(describe_policy(policy)))
+    return found
+
+
+def _provenance(profile: Profile, calls: int) -> dict[str, Any]:
     return {
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {"warpcache-ray": __version__, **{n: version(n) for n in LIBRARIES}},
@@ -137,5 +144,9 @@ def _provenance(profile: Profile) -> dict[str, Any]:
             }
             for trial in profile.trials
         ],
+        "other_policies": {
+            name: {"calls": other.calls, "policy": _described(other.policy)}
+            for name, other in profile.others(calls).items()
+        },
         "benefit": [[round(spent, 3), calls] for spent, calls in profile.benefit()],
     }

@@ -15,6 +15,7 @@ from warpcache_ray.engine.clock import StepClock
 from warpcache_ray.engine.install import find
 from warpcache_ray.errors import InvalidRequest
 from warpcache_ray.models.seam import Announcement, attach, detach, timestep_of
+from warpcache_ray.tuning.blocks import Blocks, watched
 
 
 @dataclass(slots=True)
@@ -24,6 +25,8 @@ class Recording:
     outputs: dict[str, list[Tensor]] = field(default_factory=dict)
     course: Course | None = None
     result: Any = None
+    blocks: dict[str, list[list[float]]] = field(default_factory=dict)
+    """Changes by branch, block and step: `tuning.blocks`."""
 
     @property
     def branches(self) -> tuple[str, ...]:
@@ -44,9 +47,10 @@ class Recording:
 class _Recorder:
     """Listens to a transformer and keeps what it gives."""
 
-    def __init__(self, pipe: Any) -> None:
+    def __init__(self, pipe: Any, blocks: Blocks) -> None:
         self.clock = StepClock(pipe)
-        self.recording = Recording()
+        self.blocks = blocks
+        self.recording = Recording(blocks=blocks.changes)
 
     def called(
         self,
@@ -58,6 +62,7 @@ class _Recorder:
     ) -> Any:
         timestep = timestep_of(args, kwargs)
         step = self.clock.tick(said, timestep)
+        self.blocks.branch = step.branch
         out = proceed()
         self.recording.course = step.course
         self.recording.outputs.setdefault(step.branch, []).append(out[0].float().cpu())
@@ -77,12 +82,13 @@ def record(pipe: Any, call: Mapping[str, Any]) -> Recording:
         raise InvalidRequest("pipelines with two transformers can't be profiled yet", "pipe")
     if find(pipe) is not None:
         raise InvalidRequest("the cache is on; call disable_dit_cache first", "pipe")
-    recorder = _Recorder(pipe)
-    attach(pipe.transformer, recorder)
-    try:
-        recorder.recording.result = run(pipe, call)
-    finally:
-        detach(pipe.transformer)
+    with watched(pipe.transformer) as blocks:
+        recorder = _Recorder(pipe, blocks)
+        attach(pipe.transformer, recorder)
+        try:
+            recorder.recording.result = run(pipe, call)
+        finally:
+            detach(pipe.transformer)
     branches = tuple(recorder.recording.outputs)
     if branches not in (FORWARD, GUIDED):
         raise InvalidRequest(

@@ -8,13 +8,13 @@ from dataclasses import asdict
 from html import escape
 from itertools import accumulate
 from pathlib import Path
-
-import numpy as np
+from typing import Any
 
 from warpcache_ray.core.schedule import NEAR_NOISE, Plan
 from warpcache_ray.policy_document import PolicyDocument
 from warpcache_ray.tuning.outlook import decibels, quality
 from warpcache_ray.tuning.search import Profile, Trial
+from warpcache_ray.tuning.sensitivity import sensitivity
 from warpcache_ray.tuning.svg import Chart, heat_map
 
 STYLE = """
@@ -30,6 +30,10 @@ svg circle.end{fill:#2673b8}svg .cell{fill:#14416b;stroke:#dde4ea}code{font-size
 """
 
 
+TOLD = ("trials", "benefit", "other_policies")
+"""Parts of the provenance that have a section of their own."""
+
+
 def write_report(document: PolicyDocument, profile: Profile, path: Path) -> None:
     """Writes the page."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -42,6 +46,7 @@ def render(document: PolicyDocument, profile: Profile) -> str:
     sections = [
         ("Speed and quality", _front(profile, calls)),
         ("Schedule", _schedule(profile, calls)),
+        ("Other policies", _others(document)),
         ("Predicted and measured error", _errors(profile)),
         ("Sensitivity", _sensitivity(profile)),
         ("What each run was worth", _benefit(profile)),
@@ -115,6 +120,26 @@ def _schedule(profile: Profile, calls: int) -> str:
     )
 
 
+def _others(document: PolicyDocument) -> str:
+    """What the same quality would cost with published policies."""
+    rows = [
+        (name, other["calls"], ", ".join(f"{k} {v}" for k, v in _telling(other["policy"])))
+        for name, other in document.provenance["other_policies"].items()
+    ]
+    if not rows:
+        return "<p>None that can be replayed reaches this quality.</p>"
+    return (
+        f"{_table(('policy', 'calls', 'settings'), rows)}<p>The fewest calls with which each is expected to be as "
+        "good, replayed on the same runs. Policies that look into the blocks can't be.</p>"
+    )
+
+
+def _telling(policy: dict[str, Any]) -> list[tuple[str, Any]]:
+    """The settings that say what it does."""
+    names = ("order", "interval", "warmup", "threshold", "space", "retention", "schedule")
+    return [(name, policy[name]) for name in names if name in policy]
+
+
 def _gaps(chart: Plan, calls: int) -> list[tuple[int | None, int, int]]:
     steps = chart.schedule(calls)
     return list(zip((None, *steps), steps, (*steps[1:], chart.steps), strict=False))
@@ -152,23 +177,24 @@ def _errors(profile: Profile) -> str:
 
 
 def _sensitivity(profile: Profile) -> str:
-    """How much each branch's output changes from step to step, and what leaving out each step alone would cost."""
-    gram = profile.policy.gram
-    assert gram is not None
-    matrix, n = gram.matrix().numpy(), profile.steps
-    rows = []
-    for i, branch in enumerate(gram.branches):
-        own = matrix[i * n : (i + 1) * n, i * n : (i + 1) * n]
-        power, beside = np.diag(own), np.diag(own, 1)
-        change = np.sqrt(np.maximum(power[1:] + power[:-1] - 2 * beside, 0) / power[1:])
-        rows.append((branch, [0.0, *change.tolist()]))
-    chart = profile.chart
-    alone = [0.0, *(chart.error(s - 1 if s else None, s, min(s + 2, n)) for s in range(n - 1))]
+    """By step, by branch, by block."""
+    found = sensitivity(profile)
+    alone = [value or 0.0 for value in found["steps"]]
+    maps = "".join(
+        f"{heat_map(_numbered(own), 'relative change')}<p>Relative change of what each block adds to its input, branch "
+        f"{escape(branch)}.</p>"
+        for branch, own in found["blocks"].items()
+    )
     return (
-        f"{heat_map(rows, 'relative change')}<p>Relative change of each branch's output since the step before.</p>"
         f"{heat_map([('skipped', alone)], 'expected square error')}<p>Expected square error of the final latent if "
         "this step alone is left out.</p>"
+        f"{heat_map(list(found['branches'].items()), 'relative change')}<p>Relative change of each branch's output "
+        f"since the step before.</p>{maps}"
     )
+
+
+def _numbered(blocks: list[list[float]]) -> list[tuple[str, list[float]]]:
+    return [(f"block {index}", own) for index, own in enumerate(blocks)]
 
 
 def _benefit(profile: Profile) -> str:
@@ -221,7 +247,7 @@ def _runs(profile: Profile) -> str:
 
 def _provenance(document: PolicyDocument) -> str:
     rows = [*asdict(document.key).items(), ("store's key", document.key.digest)]
-    rest = {k: v for k, v in document.provenance.items() if k not in ("trials", "benefit")}
+    rest = {k: v for k, v in document.provenance.items() if k not in TOLD}
     told = _table(("", ""), [*rows, *rest.items()])
     return f"{told}<p><code>{escape(json.dumps(document.expected))}</code></p>"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import io
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -22,13 +23,15 @@ from warpcache_ray.core.types import Course
 from warpcache_ray.engine.fingerprints import policy_key
 from warpcache_ray.engine.install import Installation, find
 from warpcache_ray.errors import InvalidRequest
-from warpcache_ray.policy_document import digest
+from warpcache_ray.policy_document import Target, digest
 from warpcache_ray.policy_spec import describe_policy
 from warpcache_ray.quality.fidelity import psnr, ssim
 from warpcache_ray.tuning.record import record, run
 
 TRACED_SEED = 0
 """The request with this seed keeps its latents step by step."""
+FORMAT = 2
+"""Of the files: what another one wrote isn't read."""
 NOISE = 1e-6
 """Relative change of the first latents that nobody would call another request."""
 
@@ -43,7 +46,7 @@ class Request(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Reference:
     """An uncached run: video (T, H, W, 3), Gram matrix of all outputs, where its steps stand; `trajectory` has the
-    latents after each step, if it is traced."""
+    latents after each step, if it is traced, `blocks` the changes (branches, blocks, steps)."""
 
     frames: NDArray[np.uint8]
     gram: NDArray[np.float64]
@@ -51,6 +54,7 @@ class Reference:
     branches: tuple[str, ...]
     shape: tuple[int, ...]
     trajectory: NDArray[np.float32] | None
+    blocks: NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,11 @@ class Score:
     ssim: float
     calls: float
     errors: tuple[float, ...] | None = None
+
+    def keeps(self, target: Target) -> bool:
+        """Whether it has the quality; a target of calls asks for none."""
+        found = {"psnr": self.psnr, "ssim": self.ssim, "calls": math.inf}[target.metric]
+        return found >= target.bound
 
 
 class Runs:
@@ -78,7 +87,9 @@ class Runs:
         self.arguments = {**arguments, "output_type": "np"}
         self.key = policy_key(pipe, arguments)
         form = f"{pipe.transformer.dtype} on {pipe.transformer.device}"
-        content = digest({"key": asdict(self.key), "arguments": arguments, "form": form})
+        content = digest(
+            {"key": asdict(self.key), "arguments": arguments, "form": form, "format": FORMAT}
+        )
         self.folder = work / content.removeprefix("sha256:")
         self.folder.mkdir(parents=True, exist_ok=True)
         self.done: dict[str, float] = {}
@@ -147,6 +158,7 @@ class Runs:
         return _packed(
             frames=_pixels(recording.result),
             gram=recording.gram().numpy(),
+            blocks=np.array([recording.blocks[b] for b in recording.branches], np.float32),
             about=np.array(json.dumps(about)),
             **trajectory,
         )
@@ -253,6 +265,7 @@ def _load(file: Path) -> Reference:
             tuple(about["branches"]),
             tuple(about["shape"]),
             trajectory,
+            kept["blocks"],
         )
 
 

@@ -8,15 +8,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
-from warpcache_ray.core.gram import Gram
 from warpcache_ray.core.policies.auto import Auto
 from warpcache_ray.core.schedule import HORIZON, Plan, plan
 from warpcache_ray.core.types import Course
 from warpcache_ray.errors import InvalidRequest
 from warpcache_ray.policy_document import Target
+from warpcache_ray.tuning.calibrate import calibrated, common_course
 from warpcache_ray.tuning.outlook import (
     Metric,
     Outlook,
@@ -25,7 +26,7 @@ from warpcache_ray.tuning.outlook import (
     predicted,
     quality,
 )
-from warpcache_ray.tuning.profile import ANSWERS, common_course
+from warpcache_ray.tuning.rivals import Rival, cheapest, rivals
 from warpcache_ray.tuning.runs import Reference, Request, Runs, Score
 
 GENERATIONS = 12
@@ -34,7 +35,10 @@ LEAST_TRIALS = 2
 MOST_REQUESTS = GENERATIONS - 1 - LEAST_TRIALS
 ROUNDS = 3
 """Candidates that are run; each round aims better than the one before."""
+ANSWERS = (1.0, 0.7, 1.4)
+"""Sizes of the Jacobian to try for real: which schedule is best depends on it, and calibration can't see it."""
 ROUNDING = 1e-9
+DIGITS = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +58,8 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """What a search has found, and from what. `share` is that of the requests that are to keep the target."""
+    """What a search has found, and from what. `share` is that of the requests that are to keep the target, `blocks` the
+    changes of each block, step by step, for each branch."""
 
     policy: Auto
     target: Target
@@ -64,6 +69,7 @@ class Profile:
     noise: Score
     generations: float
     requests: tuple[Request, ...]
+    blocks: tuple[tuple[str, tuple[tuple[float, ...], ...]], ...] = ()
 
     @property
     def chart(self) -> Plan:
@@ -87,6 +93,11 @@ class Profile:
         """The quality that is looked at: the target's, PSNR where that is a number of calls."""
         return "psnr" if self.target.metric == "calls" else self.target.metric
 
+    @property
+    def level(self) -> float:
+        """The policy's own `level`: what `share` of the requests reach of the PSNR of an expected error of 1."""
+        return round(self.outlook("psnr").bound(0.0, self.share), 2)
+
     def predicted(self, calls: int) -> float:
         """The closed form's dB."""
         return predicted(error(self.chart, calls))
@@ -105,6 +116,12 @@ class Profile:
             return None
         goal = decibels(self.metric, self.target.bound)
         return self.outlook().share(self.predicted(calls), goal)
+
+    def others(self, calls: int) -> dict[str, Rival]:
+        """Other policies that can be replayed in closed form: the setting of fewest calls of each that is expected to
+        be as good as this one with `calls`."""
+        assert self.policy.gram is not None
+        return cheapest(rivals(self.policy.gram, self.course), self.predicted(calls))
 
     def benefit(self) -> list[tuple[float, int]]:
         """Generations spent so far and the calls that one would have chosen then, trial by trial."""
@@ -167,14 +184,13 @@ class _Search:
             course = common_course(references)
         noise = self.runs.noise(self.requests[0])
         self._tell()
-        base = self._calibrated(references, course)
+        grams = [torch.from_numpy(reference.gram) for reference in references]
+        base = calibrated(course, references[0], grams, self.runs.key.model)
         assert base.gram is not None
         if self.target.metric == "calls":
             policy, trials = self._best_answer(base, course)
         else:
             policy, trials = self._fewest_calls(base, plan(base.gram, course, base.answer))
-        level = _outlook("psnr", trials).bound(0.0, self.share)
-        policy = replace(policy, level=round(level, 2))
         runs = self.runs
         return Profile(
             policy,
@@ -185,13 +201,8 @@ class _Search:
             noise,
             runs.generations,
             tuple(self.requests),
+            _blocks(references),
         )
-
-    def _calibrated(self, references: Sequence[Reference], course: Course) -> Auto:
-        mean = torch.stack([torch.from_numpy(r.gram) for r in references]).mean(0)
-        first = references[0]
-        gram = Gram.of(course.sigmas[:-1], mean, first.branches)
-        return Auto(gram=gram, model=self.runs.key.model, shape=first.shape)
 
     def _best_answer(self, base: Auto, course: Course) -> tuple[Auto, list[Trial]]:
         """The schedule of best quality for a number of calls: calibration can't see the model's Jacobian."""
@@ -264,6 +275,14 @@ class _Search:
             f"{chart.steps} calls; what can: {within}",
             name,
         )
+
+
+def _blocks(
+    references: Sequence[Reference],
+) -> tuple[tuple[str, tuple[tuple[float, ...], ...]], ...]:
+    means = np.mean([r.blocks for r in references], axis=0).round(DIGITS).tolist()
+    branches = references[0].branches
+    return tuple((b, tuple(map(tuple, own))) for b, own in zip(branches, means, strict=True))
 
 
 def error(chart: Plan, calls: int) -> float:

@@ -1,0 +1,62 @@
+"""How much each block's work changes from step to step, seen in the runs that are made anyway."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from warpcache_ray.models import adapter_for
+
+TOKENS = 256
+"""So many of a block's tokens are kept, evenly spaced: of a large model all would be gigabytes."""
+
+
+@dataclass(slots=True)
+class Blocks:
+    """`changes[branch][block]`: the relative change of what the block adds to its input, step by step, 0 at the first.
+    Whoever watches says which branch is being computed."""
+
+    count: int
+    branch: str = ""
+    changes: dict[str, list[list[float]]] = field(default_factory=dict)
+    before: dict[tuple[str, int], Tensor] = field(default_factory=dict)
+
+    def saw(self, index: int, given: Tensor, made: Tensor) -> None:
+        """One block at one step."""
+        every = -(-given.shape[1] // TOKENS)
+        added = (made[:, ::every] - given[:, ::every]).float()
+        own = self.changes.setdefault(self.branch, [[] for _ in range(self.count)])[index]
+        before = self.before.get((self.branch, index))
+        own.append(0.0 if before is None else float((added - before).norm() / added.norm()))
+        self.before[self.branch, index] = added
+
+
+@contextmanager
+def watched(transformer: nn.Module) -> Iterator[Blocks]:
+    """Watches all blocks of a transformer that has an adapter."""
+    adapter = adapter_for(transformer)
+    assert adapter is not None
+    found = [block for name in adapter.block_lists for block in getattr(transformer, name)]
+    blocks = Blocks(len(found))
+    handles = [
+        block.register_forward_hook(partial(_saw, blocks, index), with_kwargs=True)
+        for index, block in enumerate(found)
+    ]
+    try:
+        yield blocks
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _saw(
+    blocks: Blocks, index: int, block: nn.Module, args: tuple[Any, ...], kwargs: Any, out: Any
+) -> None:
+    given = args[0] if args else kwargs["hidden_states"]
+    # Joint blocks give the text's tokens too.
+    blocks.saw(index, given, out[0] if isinstance(out, tuple) else out)
