@@ -62,7 +62,7 @@ def test_a_model_without_an_adapter(folders: dict[str, Path], tmp_path: Path) ->
     config = {"num_layers": 2, "num_attention_heads": 2, "attention_head_dim": 8}
     size = {"patch_size": 2, "sample_size": 8}
     (folder / "transformer" / "config.json").write_text(
-        json.dumps({**config, "cross_attention_dim": 16, "in_channels": 4, **size})
+        json.dumps({**config, "cross_attention_dim": 16, "in_channels": 4, "caption_channels": 16, **size})
     )
     state, text = _told(folder)["transformer: cache"]
     assert state == "absent"

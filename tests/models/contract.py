@@ -82,12 +82,10 @@ def site_skips(name: str, site: str) -> None:
     for each in adapter.block_lists:
         for block in getattr(loop.transformer, each):
             block.register_forward_hook(lambda *_: calls.append(1))
-    with cached(
-        loop, **{"policy" if k == "name" else k: v for k, v in SITES[site].items()}
-    ) as inst:
+    with cached(loop, "taylorseer", site=site, interval=3) as installation:
         first = loop()
-        assert inst.last is not None
-        stats = inst.last.stats
+        assert installation.last is not None
+        stats = installation.last.stats
         assert stats.blocks_run == len(calls)
         assert stats.hits > 0
         assert stats.blocks_skipped > 0

@@ -58,7 +58,7 @@ def _ranks(name: str) -> str:
         return "none: no wrapper of its own"
     if importlib.util.find_spec("xfuser") is None:
         return "none: xfuser isn't installed"
-    chosen = f"two_ranks_decide_as_one and {RANKS[name]}"
+    chosen = f"ulysses and {RANKS[name]} and (forwards or (decide_as_one and worldcache))"
     test = "tests/parallel/test_two_ranks.py"
     command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-m", "", test, "-k", chosen]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
