@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from diffusers.configuration_utils import FrozenDict
+from torch import Tensor, nn
 
 from warpcache_ray import disable_dit_cache, dit_cache_stats, enable_dit_cache
 from warpcache_ray.core.policies import POLICIES
@@ -229,3 +230,34 @@ def test_misuse_is_told(pipe: Any) -> None:
         enable_dit_cache(object())
     disable_dit_cache(pipe)
     disable_dit_cache(pipe)
+
+
+class _Unknown(nn.Module):
+    """A transformer nobody adapted; `listed` ones take a list of latents, as Z-Image does."""
+
+    def __init__(self, listed: bool) -> None:
+        super().__init__()
+        self.config = FrozenDict()
+        self.listed = listed
+        self.calls = 0
+
+    def forward(self, hidden_states: Any, timestep: Tensor, return_dict: bool = True) -> Any:
+        self.calls += 1
+        return (
+            ([each * timestep for each in hidden_states],)
+            if self.listed
+            else (hidden_states * timestep,)
+        )
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_a_model_without_an_adapter(listed: bool) -> None:
+    """Is cached at site `output`, where its latent is one tensor; left alone otherwise."""
+    transformer = _Unknown(listed)
+    enable_dit_cache(transformer, "taylorseer", site="output", interval=2, order=0, warmup=1)
+    latent: Any = torch.ones(1, 4, 2, 2)
+    for value in (900.0, 600.0, 300.0):
+        timestep = torch.tensor([value])
+        given = [latent] if listed else latent
+        transformer(hidden_states=given, timestep=timestep, return_dict=False)
+    assert transformer.calls == (3 if listed else 2)

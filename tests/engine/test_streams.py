@@ -55,3 +55,11 @@ def test_text_that_the_last_block_drops_stays_dropped() -> None:
     moved = start.moved(end.video - start.video, end.since(start))
     torch.testing.assert_close(moved.video, end.video)
     assert moved.beside[0] is TEXT
+
+
+def test_changes_of_another_prompt_do_not_fit() -> None:
+    """As many tokens, or no text at all."""
+    stream = Stream(VIDEO, (TEXT,))
+    assert stream.fits((TEXT + 1,))
+    assert stream.fits((None,))
+    assert not stream.fits((TEXT[:, 1:],))

@@ -203,6 +203,9 @@ def _course(
     """Takes in the stream at the probe's end and at the span's; gives, in between, where it is to go on."""
     call = span.call
     policy, state = call.policy, call.state(start.video)
+    if state.latest is not None and not start.fits(state.latest.beside):
+        # The prompt has changed its length.
+        state = BranchState()
     decision = policy.forced(state, call.step)
     probe = yield None
     features = Features(start.video, probe.video, call.grid)

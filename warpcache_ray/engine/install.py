@@ -9,7 +9,7 @@ from contextvars import ContextVar
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from warpcache_ray.core.policy import Policy
 from warpcache_ray.core.types import Site, Where
@@ -164,8 +164,12 @@ class Installation:
         proceed: Callable[[], Any],
     ) -> Any:
         """Makes a denoiser call, or what the policy puts in its place."""
+        arguments = arguments_of(transformer, args, kwargs)
+        if not isinstance(arguments.get("hidden_states"), Tensor):
+            # A list of latents, one for each sample: of these none is cached.
+            return proceed()
         self._heed_loras(transformer)
-        asked = self._asked(transformer, said, args, kwargs, proceed)
+        asked = self._asked(transformer, said, arguments, proceed)
         session = asked.call.session
         if asked.call.step.index < session.start:
             return asked.form.write(torch.zeros_like(asked.latent))
@@ -196,11 +200,9 @@ class Installation:
         self,
         transformer: nn.Module,
         said: Announcement,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
+        arguments: dict[str, Any],
         proceed: Callable[[], Any],
     ) -> Asked:
-        arguments = arguments_of(transformer, args, kwargs)
         latent = arguments["hidden_states"]
         name = self._names[id(transformer)]
         second = name == _TRANSFORMERS[1]

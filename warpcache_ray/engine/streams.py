@@ -28,6 +28,11 @@ class Stream:
         pairs = zip(self.beside, start.beside, strict=True)
         return tuple(None if n is None or b is None else n - b for n, b in pairs)
 
+    def fits(self, changes: Beside) -> bool:
+        """These changes, of an earlier call, are of tokens as many as there are now."""
+        pairs = zip(self.beside, changes, strict=True)
+        return all(b is None or c is None or b.shape == c.shape for b, c in pairs)
+
     def moved(self, residual: Tensor, changes: Sequence[Tensor | None]) -> Stream:
         """Where blocks with this residual would have left the stream."""
         pairs = zip(self.beside, changes, strict=True)
