@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from contract import POLICIES as EAGER
 from diffusers.configuration_utils import FrozenDict
 from torch import Tensor, nn
 
@@ -15,23 +16,6 @@ from warpcache_ray.engine.install import find
 from warpcache_ray.errors import InvalidPolicy, InvalidRequest
 
 Run = Callable[..., Tensor]
-
-EAGER: dict[str, dict[str, Any]] = {
-    "never": {},
-    "interval": {"every": 2},
-    "first_block": {"threshold": 10.0, "max_skips": 2},
-    "worldcache": {"threshold": 10.0, "warp": True, "warp_from": 2},
-    "warpcache": {"base_threshold": 10.0, "warp_threshold": 0.0},
-    "dicache": {"threshold": 10.0, "retention": 0.0},
-    "teacache": {"threshold": 10.0},
-    "easycache": {"threshold": 10.0, "warmup": 2},
-    "magcache": {"retention": 0.0},
-    "taylorseer": {"interval": 3},
-    "lemica": {"schedule": (0, 2, 4)},
-    "guidance": {"every": 3, "retention": 0.2},
-    "auto": {"max_calls": 3},
-}
-"""Each policy with parameters under which it skips as often as it may."""
 
 
 def test_every_policy_is_tried_here() -> None:
