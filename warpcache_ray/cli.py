@@ -200,12 +200,17 @@ def bench(
 
 
 @app.command()
-def doctor() -> None:
-    """Say what is installed and which devices and backends work."""
+def doctor(
+    model: Annotated[
+        Path | None, typer.Option(help="A model's folder: say what the cache can do with it.")
+    ] = None,
+) -> None:
+    """Say what is installed and which devices and backends work; or what is in a model's folder."""
     from warpcache_ray.doctor import findings
+    from warpcache_ray.doctor_model import model_findings
 
     table = Table("", "check", "finding", title="warpcache doctor")
-    found = findings()
+    found = model_findings(model) if model is not None else findings()
     for finding in found:
         mark = {"ok": "[green]✓", "absent": "[yellow]–", "broken": "[red]✗"}[finding.state]
         table.add_row(mark, finding.check, escape(finding.text))

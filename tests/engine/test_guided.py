@@ -93,7 +93,7 @@ def _forwards(installation: Installation) -> list[int]:
     def count(*_: Any) -> None:
         runs[0] += 1
 
-    last = _pipe(installation).transformer.blocks[0].blocks[-1]
+    last = _pipe(installation).transformer.blocks[-1]
     last.register_forward_pre_hook(count)
     return runs
 

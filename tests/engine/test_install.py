@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from contract import POLICIES as EAGER
+from diffusers.configuration_utils import FrozenDict
+from torch import Tensor, nn
 
 from warpcache_ray import disable_dit_cache, dit_cache_stats, enable_dit_cache
 from warpcache_ray.core.policies import POLICIES
@@ -14,23 +16,6 @@ from warpcache_ray.engine.install import find
 from warpcache_ray.errors import InvalidPolicy, InvalidRequest
 
 Run = Callable[..., Tensor]
-
-EAGER: dict[str, dict[str, Any]] = {
-    "never": {},
-    "interval": {"every": 2},
-    "first_block": {"threshold": 10.0, "max_skips": 2},
-    "worldcache": {"threshold": 10.0, "warp": True, "warp_from": 2},
-    "warpcache": {"base_threshold": 10.0, "warp_threshold": 0.0},
-    "dicache": {"threshold": 10.0, "retention": 0.0},
-    "teacache": {"threshold": 10.0},
-    "easycache": {"threshold": 10.0, "warmup": 2},
-    "magcache": {"retention": 0.0},
-    "taylorseer": {"interval": 3},
-    "lemica": {"schedule": (0, 2, 4)},
-    "guidance": {"every": 3, "retention": 0.2},
-    "auto": {"max_calls": 3},
-}
-"""Each policy with parameters under which it skips as often as it may."""
 
 
 def test_every_policy_is_tried_here() -> None:
@@ -229,3 +214,34 @@ def test_misuse_is_told(pipe: Any) -> None:
         enable_dit_cache(object())
     disable_dit_cache(pipe)
     disable_dit_cache(pipe)
+
+
+class _Unknown(nn.Module):
+    """A transformer nobody adapted; `listed` ones take a list of latents, as Z-Image does."""
+
+    def __init__(self, listed: bool) -> None:
+        super().__init__()
+        self.config = FrozenDict()
+        self.listed = listed
+        self.calls = 0
+
+    def forward(self, hidden_states: Any, timestep: Tensor, return_dict: bool = True) -> Any:
+        self.calls += 1
+        return (
+            ([each * timestep for each in hidden_states],)
+            if self.listed
+            else (hidden_states * timestep,)
+        )
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_a_model_without_an_adapter(listed: bool) -> None:
+    """Is cached at site `output`, where its latent is one tensor; left alone otherwise."""
+    transformer = _Unknown(listed)
+    enable_dit_cache(transformer, "taylorseer", site="output", interval=2, order=0, warmup=1)
+    latent: Any = torch.ones(1, 4, 2, 2)
+    for value in (900.0, 600.0, 300.0):
+        timestep = torch.tensor([value])
+        given = [latent] if listed else latent
+        transformer(hidden_states=given, timestep=timestep, return_dict=False)
+    assert transformer.calls == (3 if listed else 2)

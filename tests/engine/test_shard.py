@@ -57,7 +57,7 @@ def _cut(tokens: Tensor) -> tuple[Tensor, ...]:
 def test_padding_is_not_counted(index: int, real: int) -> None:
     """All that has a row per token loses those beyond the grid; the text's rows are no tokens."""
     tokens, text = torch.randn(1, HELD, 4), torch.randn(1, HELD, 4)
-    snapshot = Snapshot(Step(0), tokens, tokens, None, tokens, text_residual=text)
+    snapshot = Snapshot(Step(0), tokens, tokens, None, tokens, beside=(text,))
     state = BranchState(snapshot, trail=Trail((0.1,), tokens))
     shard = Shard(Fourth(index), GRID, HELD)
     counted, features = shard.counted(state, Features(tokens, tokens, GRID))
@@ -67,7 +67,7 @@ def test_padding_is_not_counted(index: int, real: int) -> None:
     for rows in (*kept, counted.trail.reference, features.input, features.probe):
         assert rows is not None
         assert torch.equal(rows, tokens[:, :real])
-    assert counted.latest.text_residual is text
+    assert counted.latest.beside == (text,)
     assert counted.latest.probe is None
     assert counted.trail.drift == (0.1,)
 

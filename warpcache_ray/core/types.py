@@ -130,8 +130,9 @@ class Snapshot:
     """What the solver was given, where that isn't the residual."""
     peer: Tensor | None = None
     """What the branch called before this one gave in the same step."""
-    text_residual: Tensor | None = None
-    """Change of the text stream, kept where blocks after the skipped ones read it."""
+    beside: tuple[Tensor | None, ...] = ()
+    """What changed beside the video: at site `blocks` the change of each further stream (text, audio, history), at site
+    `output` what else the denoiser gave."""
 
     @property
     def tensors(self) -> tuple[Tensor | None, ...]:
@@ -143,7 +144,7 @@ class Snapshot:
             self.probe_residual,
             self.delivered,
             self.peer,
-            self.text_residual,
+            *self.beside,
         )
 
     @property

@@ -5,15 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from warpcache_ray.core.types import Course, Step
+from warpcache_ray.engine.branches import Branches
 from warpcache_ray.engine.solver import output_weights
 from warpcache_ray.models import adapter_for
 from warpcache_ray.models.seam import Announcement
-
-LONE_BRANCH = "cond"
-"""The branch of a call that nothing announces, but for the second one of a guided step."""
 
 
 @dataclass(slots=True)
@@ -29,26 +28,34 @@ class StepClock:
     _weights: dict[tuple[float, ...], tuple[float, ...] | None] = field(default_factory=dict)
     _value: float | None = None
     _index: int = 0
+    _branches: Branches = field(default_factory=Branches)
     _seen: set[str] = field(default_factory=set)
 
-    def tick(self, said: Announcement, timestep: Tensor | None, second: bool = False) -> Step:
-        """The step of the call that begins now; `second`: a call of the pipeline's second transformer."""
+    def tick(
+        self, said: Announcement, timestep: Tensor | None, second: bool = False, text: Any = None
+    ) -> Step:
+        """The step of the call that begins now; `second`: a call of the pipeline's second transformer; `text`: what
+        tells its branch where nothing is announced."""
         if self.pipeline is None:
-            return self._counted(said, timestep)
-        step = self._scheduled(said, self.pipeline.scheduler)
+            return self._counted(said, timestep, text)
+        step = self._scheduled(said, self.pipeline.scheduler, timestep, text)
         scale = getattr(self.pipeline, "_guidance_scale_2", None) if second else None
         if scale is None or step.course is None or step.course.guidance is None:
             return step
         return replace(step, course=replace(step.course, guidance=scale))
 
-    def _scheduled(self, said: Announcement, scheduler: Any) -> Step:
+    def _scheduled(
+        self, said: Announcement, scheduler: Any, timestep: Tensor | None, text: Any
+    ) -> Step:
         # Every pipeline call sets its timesteps anew, so another tensor is another run.
         if self._timesteps is not scheduler.timesteps:
             self._timesteps = scheduler.timesteps
             self._course = self._read_course(scheduler)
-            self._index = -1
+            self._branches = Branches()
             self.runs += 1
-        index = (scheduler.step_index or 0) if said.step_index is None else said.step_index
+        index = said.step_index
+        if index is None:
+            index = self._step_index(scheduler, timestep)
         sigma = said.sigma
         if sigma is None and self._course is not None:
             # Not from the scheduler's tensor: on a GPU each reading would wait for all that is queued there.
@@ -56,13 +63,15 @@ class StepClock:
         total = said.total or len(scheduler.timesteps)
         # A run that takes up the schedule in its middle counts its steps from there.
         course = self._course if total == len(scheduler.timesteps) else None
-        return Step(index, total, sigma, said.branch or self._unannounced(index), course)
+        branch = said.branch or self._branches.of(index, text, self.guided)
+        return Step(index, total, sigma, branch, course)
 
-    def _unannounced(self, index: int) -> str:
-        # Pipelines that don't say which branch they call (Cosmos') call cond first.
-        second = self.guided and index == self._index
-        self._index = index
-        return "uncond" if second else LONE_BRANCH
+    def _step_index(self, scheduler: Any, timestep: Tensor | None) -> int:
+        if hasattr(scheduler, "step_index"):
+            return scheduler.step_index or 0
+        # Solvers of one step (DDIM) keep no count.
+        assert timestep is not None
+        return int((scheduler.timesteps - _value(timestep)).abs().argmin())
 
     @property
     def guided(self) -> bool:
@@ -96,10 +105,10 @@ class StepClock:
         boundary: float = ratio * scheduler.config.num_train_timesteps
         return int((scheduler.timesteps >= boundary).sum())
 
-    def _counted(self, said: Announcement, timestep: Tensor | None) -> Step:
-        value = None if timestep is None else float(timestep.flatten()[0])
-        branch = said.branch or LONE_BRANCH
+    def _counted(self, said: Announcement, timestep: Tensor | None, text: Any) -> Step:
+        value = None if timestep is None else _value(timestep)
         index = said.step_index if said.step_index is not None else self._next_index(value)
+        branch = said.branch or self._branches.of(index, text, guided=False)
         again = index == self._index and branch in self._seen and value == self._value
         backwards = index < self._index or (
             value is not None and self._value is not None and value > self._value
@@ -107,7 +116,8 @@ class StepClock:
         if not self.runs or again or backwards:
             self.runs += 1
             index = said.step_index or 0
-            self._seen = set()
+            self._seen, self._branches = set(), Branches()
+            branch = said.branch or self._branches.of(index, text, guided=False)
         if value != self._value or index != self._index:
             self._seen = set()
         self._value, self._index = value, index
@@ -116,3 +126,8 @@ class StepClock:
 
     def _next_index(self, value: float | None) -> int:
         return self._index if value == self._value else self._index + 1
+
+
+def _value(timestep: Tensor) -> float:
+    """The timestep of what is noisiest: where each token has its own, those of a given image have none."""
+    return float(torch.as_tensor(timestep).max())

@@ -20,18 +20,22 @@ from torch import Tensor
 
 from warpcache_ray.core.types import Site
 from warpcache_ray.engine.call import Call
-from warpcache_ray.engine.output import Wrap
+from warpcache_ray.engine.output import OutputForm
 from warpcache_ray.engine.ranks import Halves
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A denoiser call as the pipeline made it: `latent` is what it denoises, `compute` runs the model."""
+    """A denoiser call as the pipeline made it; `compute` runs the model."""
 
     call: Call
-    latent: Tensor
+    form: OutputForm
     compute: Callable[[], Any]
-    wrap: Wrap
+
+    @property
+    def latent(self) -> Tensor:
+        """What it denoises."""
+        return self.form.noisy
 
 
 Answer = Callable[[Asked, Callable[[], Any]], Any]
@@ -50,7 +54,7 @@ class SideBySide:
         """The branch's output; that of cond is filled in at the call of uncond."""
         if asked.call.step.branch == "cond":
             self._waiting = asked, torch.empty_like(asked.latent)
-            return asked.wrap(self._waiting[1])
+            return asked.form.write(self._waiting[1])
         assert self._waiting is not None
         (cond, output), self._waiting = self._waiting, None
         pair = _Pair(self.halves, cond, asked)
@@ -83,10 +87,10 @@ class _Pair:
         """Cond's output, on all ranks."""
         mine = self.cond if self.halves.branch == "cond" else self.uncond
         self._outputs = self.halves.exchange(mine.compute()[0])
-        return self.cond.wrap(self._outputs[0])
+        return self.cond.form.write(self._outputs[0])
 
     def compute_uncond(self) -> Any:
         """Uncond's output, on all ranks."""
         if self._outputs is None:
             self._outputs = self.halves.exchange(self.uncond.compute()[0])
-        return self.uncond.wrap(self._outputs[1])
+        return self.uncond.form.write(self._outputs[1])

@@ -9,30 +9,28 @@ from contextvars import ContextVar
 from typing import Any
 
 import torch
-from diffusers.models.modeling_outputs import Transformer2DModelOutput
-from torch import nn
+from torch import Tensor, nn
 
 from warpcache_ray.core.policy import Policy
 from warpcache_ray.core.types import Site, Where
-from warpcache_ray.engine.blocks import CachedBlocks
+from warpcache_ray.engine.blocks import BlockStack
 from warpcache_ray.engine.call import Call
 from warpcache_ray.engine.clock import StepClock
 from warpcache_ray.engine.fingerprints import fingerprint, identity
 from warpcache_ray.engine.guided import Asked, SideBySide
-from warpcache_ray.engine.output import denoise, latent_grid, noisy_part, tupled
+from warpcache_ray.engine.output import OutputForm, denoise, latent_grid
 from warpcache_ray.engine.ranks import OneRank, Ranks
-from warpcache_ray.engine.session import Session, SessionStore
+from warpcache_ray.engine.session import Dropped, Session, SessionStore
 from warpcache_ray.engine.stats import CacheStats
 from warpcache_ray.errors import InvalidPolicy, InvalidRequest
 from warpcache_ray.models import ADAPTERS, adapter_for
-from warpcache_ray.models.adapter import ModelAdapter
+from warpcache_ray.models.loras import loras
 from warpcache_ray.models.seam import (
     Announcement,
+    arguments_of,
     attach,
     detach,
-    latent_of,
     observer_of,
-    timestep_of,
 )
 from warpcache_ray.policy_spec import PolicySpec, parse_policy
 
@@ -57,15 +55,22 @@ class Installation:
         self.store = store or SessionStore()
         self.transformers = _transformers(target)
         self.last: Session | None = None
+        self.epoch = 0
+        """How often the transformers' LoRAs have changed."""
+        self._loras: dict[str, tuple[Any, ...]] = {}
         self._identity: str | None = None
         self._clock = StepClock(target if hasattr(target, "scheduler") else None)
         self._run = 0
         self._opened: ContextVar[Session | None] = ContextVar("warpcache_session", default=None)
         self._names = {id(t): name for name, t in self.transformers.items()}
         adapters = {name: adapter_for(t) for name, t in self.transformers.items()}
-        self._adapters = {name: a for name, a in adapters.items() if a is not None}
-        self.check(policy)
         ranks = ranks or OneRank()
+        self._stacks = {
+            name: BlockStack(self.transformers[name], adapter, ranks, self.store)
+            for name, adapter in adapters.items()
+            if adapter is not None
+        }
+        self.check(policy)
         if self.store.ttl is not None and (ranks.size > 1 or ranks.halves):
             raise InvalidRequest(
                 f"ttl = {self.store.ttl}: ranks that share a run don't share a clock, and would lose their states at "
@@ -74,16 +79,16 @@ class Installation:
             )
         self._side_by_side = SideBySide(ranks.halves, self._answer) if ranks.halves else None
         for name, transformer in self.transformers.items():
-            if name in self._adapters:
-                _install(transformer, self._adapters[name], ranks, self.store)
             attach(transformer, self)
+            if name in self._stacks:
+                self._stacks[name].install()
 
     def remove(self) -> None:
         """Puts the model back as it was."""
         for name, transformer in self.transformers.items():
             detach(transformer)
-            if name in self._adapters:
-                _uninstall(transformer, self._adapters[name])
+            if name in self._stacks:
+                self._stacks[name].remove()
 
     @property
     def block_count(self) -> int:
@@ -91,12 +96,7 @@ class Installation:
         return self._blocks(next(iter(self.transformers)))
 
     def _blocks(self, name: str) -> int:
-        adapter = self._adapters.get(name)
-        if adapter is None:
-            return 0
-        lists = [getattr(self.transformers[name], each) for each in adapter.block_lists]
-        first = lists[0][0]
-        return len(first.blocks) if isinstance(first, CachedBlocks) else sum(map(len, lists))
+        return len(self._stacks[name]) if name in self._stacks else 0
 
     def check(self, policy: Policy) -> None:
         """Refuses a policy that this model can't follow.
@@ -107,7 +107,7 @@ class Installation:
         if policy.site is Site.OUTPUT:
             self._check_model(policy)
             return
-        missing = [n for n in self.transformers if n not in self._adapters]
+        missing = [n for n in self.transformers if n not in self._stacks]
         if missing and policy.window:
             kind = type(self.transformers[missing[0]]).__name__
             known = ", ".join(ADAPTERS)
@@ -164,10 +164,15 @@ class Installation:
         proceed: Callable[[], Any],
     ) -> Any:
         """Makes a denoiser call, or what the policy puts in its place."""
-        asked = self._asked(transformer, said, args, kwargs, proceed)
+        arguments = arguments_of(transformer, args, kwargs)
+        if not isinstance(arguments.get("hidden_states"), Tensor):
+            # A list of latents, one for each sample: of these none is cached.
+            return proceed()
+        self._heed_loras(transformer)
+        asked = self._asked(transformer, said, arguments, proceed)
         session = asked.call.session
         if asked.call.step.index < session.start:
-            return asked.wrap(torch.zeros_like(asked.latent))
+            return asked.form.write(torch.zeros_like(asked.latent))
         if session.first_call is None:
             if asked.latent.is_cuda:
                 torch.cuda.synchronize(asked.latent.device)
@@ -179,42 +184,55 @@ class Installation:
         session.stats.measure(session.first_call, asked.latent.device)
         return out
 
+    def _heed_loras(self, transformer: nn.Module) -> None:
+        """With other LoRAs than at the last call it is another model: what was kept of the former holds no more."""
+        name, now = self._names[id(transformer)], loras(transformer)
+        if now == self._loras.get(name, ()):
+            return
+        self._loras[name] = now
+        self._identity = None
+        self.epoch += 1
+        session = self._opened.get() or self.last
+        if session is not None:
+            self.store.lose(session, Dropped.INVALIDATED)
+
     def _asked(
         self,
         transformer: nn.Module,
         said: Announcement,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
+        arguments: dict[str, Any],
         proceed: Callable[[], Any],
     ) -> Asked:
-        latent = latent_of(args, kwargs)
+        latent = arguments["hidden_states"]
         name = self._names[id(transformer)]
         second = name == _TRANSFORMERS[1]
-        step = self._clock.tick(said, timestep_of(args, kwargs), second)
+        text = arguments.get("encoder_hidden_states")
+        step = self._clock.tick(said, arguments.get("timestep"), second, text)
         session, where = self._session(), Where(name, step.branch)
-        adapter = self._adapters.get(name)
-        noisy = noisy_part(transformer.config, latent)
-        wrap = tupled if kwargs.get("return_dict") is False else Transformer2DModelOutput
-        if session.policy.site is Site.OUTPUT or adapter is None:
-            return Asked(Call(session, where, step, latent_grid(noisy)), noisy, proceed, wrap)
-        call = Call(session, where, step, adapter.grid(transformer.config, latent))
-
-        def compute() -> Any:
-            _stand_in(transformer, adapter).call = call
-            return proceed()
-
-        return Asked(call, noisy, compute, wrap)
+        stack, config = self._stacks.get(name), transformer.config
+        adapter = stack.adapter if stack is not None else None
+        form = OutputForm.of(adapter, config, latent, arguments)
+        if session.policy.site is Site.OUTPUT or stack is None:
+            grid = latent_grid(form.noisy, adapter.latent if adapter else None)
+            return Asked(Call(session, where, step, grid), form, proceed)
+        grid = stack.adapter.grid(config, latent, arguments)
+        call = Call(session, where, step, grid)
+        return Asked(call, form, lambda: stack.compute(call, proceed))
 
     def _answer(self, asked: Asked, compute: Callable[[], Any]) -> Any:
         call = asked.call
         if call.policy.site is not Site.OUTPUT:
             return compute()
         blocks = self._blocks(call.where.transformer)
-        return denoise(call, asked.latent, blocks, self.store, compute, asked.wrap)
+        return denoise(call, asked.form, blocks, self.store, compute)
 
     def _session(self) -> Session:
         opened = self._opened.get()
         if opened is not None:
+            # Pipelines that make a video in chunks denoise each in a run of its own.
+            if self._clock.pipeline is not None and opened.run not in (None, self._clock.runs):
+                self.store.drop(opened)
+            opened.run = self._clock.runs
             return opened
         if self.last is None or self._run != self._clock.runs:
             self.ended()
@@ -231,7 +249,7 @@ class Installation:
 def enable_dit_cache(target: Any, policy: PolicySpec = "worldcache", **parameters: Any) -> None:
     """Turns the cache on for a diffusers pipeline or transformer; from then on each run uses `policy`.
 
-    While it is on, the blocks stand one level deeper in the module tree: save weights and load LoRAs with it off.
+    Names of modules and weights stay as they are; LoRAs may come and go while it is on.
 
     Raises:
         InvalidPolicy: unknown policy or parameter, or no adapter for this transformer.
@@ -284,28 +302,3 @@ def _transformers(target: Any) -> dict[str, nn.Module]:
             "target",
         )
     return found
-
-
-def _install(
-    transformer: nn.Module, adapter: ModelAdapter, ranks: Ranks, store: SessionStore
-) -> None:
-    lists = [getattr(transformer, name) for name in adapter.block_lists]
-    lengths = tuple(len(blocks) for blocks in lists)
-    blocks = [block for each in lists for block in each]
-    stand_in = CachedBlocks(blocks, lengths, adapter.joint, ranks, store)
-    setattr(transformer, adapter.block_lists[0], nn.ModuleList([stand_in]))
-    for name in adapter.block_lists[1:]:
-        setattr(transformer, name, nn.ModuleList())
-
-
-def _uninstall(transformer: nn.Module, adapter: ModelAdapter) -> None:
-    stand_in = _stand_in(transformer, adapter)
-    blocks = iter(stand_in.blocks)
-    for name, length in zip(adapter.block_lists, stand_in.lengths, strict=True):
-        setattr(transformer, name, nn.ModuleList(next(blocks) for _ in range(length)))
-
-
-def _stand_in(transformer: nn.Module, adapter: ModelAdapter) -> CachedBlocks:
-    stand_in = getattr(transformer, adapter.block_lists[0])[0]
-    assert isinstance(stand_in, CachedBlocks)
-    return stand_in

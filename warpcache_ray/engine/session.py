@@ -36,6 +36,8 @@ class Session:
     """Bytes of its states."""
     used: float = 0.0
     """When its store last heard of it, by the store's clock."""
+    run: int | None = None
+    """The pipeline's run that its latest call belongs to, by the count of the installation."""
     first_call: float | None = None
     """When its first denoiser call began (time.perf_counter)."""
 

@@ -2,13 +2,6 @@
 
 from __future__ import annotations
 
-from warpcache_ray.models import wan
-from warpcache_ray.models.adapter import ModelAdapter
+from warpcache_ray.models.adapter import BlockList, ModelAdapter
 
-ADAPTER = ModelAdapter(
-    "CosmosTransformer3DModel",
-    ("transformer_blocks",),
-    joint=False,
-    grid=wan.ADAPTER.grid,
-    guidance=1.0,
-)
+ADAPTER = ModelAdapter("CosmosTransformer3DModel", (BlockList("transformer_blocks"),), guidance=1.0)

@@ -1,25 +1,26 @@
-"""HunyuanVideo: dual-stream blocks, then single-stream ones, over video and text tokens jointly."""
+"""HunyuanVideo and its kin: dual-stream blocks, then single-stream ones, over video and text tokens jointly."""
 
 from __future__ import annotations
 
-from typing import Any
+from warpcache_ray.models.adapter import BlockList, ModelAdapter
 
-from torch import Tensor
-
-from warpcache_ray.core.types import Grid
-from warpcache_ray.models.adapter import ModelAdapter
-
-
-def _grid(config: Any, latent: Tensor) -> Grid:
-    frames, rows, columns = latent.shape[2:]
-    return Grid(
-        frames // config.patch_size_t, rows // config.patch_size, columns // config.patch_size
-    )
-
+_JOINT = ("hidden_states", "encoder_hidden_states")
 
 ADAPTER = ModelAdapter(
     "HunyuanVideoTransformer3DModel",
-    ("transformer_blocks", "single_transformer_blocks"),
-    joint=True,
-    grid=_grid,
+    (BlockList("transformer_blocks", _JOINT), BlockList("single_transformer_blocks", _JOINT)),
+)
+V15 = ModelAdapter("HunyuanVideo15Transformer3DModel", (BlockList("transformer_blocks", _JOINT),))
+FRAMEPACK = ModelAdapter(
+    "HunyuanVideoFramepackTransformer3DModel",
+    (
+        BlockList("transformer_blocks", _JOINT, prefixed=True),
+        BlockList("single_transformer_blocks", _JOINT, prefixed=True),
+    ),
+)
+"""Earlier frames stand before those that are denoised."""
+IMAGE = ModelAdapter(
+    "HunyuanImageTransformer2DModel",
+    (BlockList("transformer_blocks", _JOINT), BlockList("single_transformer_blocks", _JOINT)),
+    latent="bchw",
 )

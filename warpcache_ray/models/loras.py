@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from safetensors import SafetensorError
+from torch import nn
 
 from warpcache_ray.errors import InvalidConfig, InvalidRequest
 from warpcache_ray.extras import need
@@ -66,3 +67,14 @@ def wearing(pipeline: Any, name: str | None, scale: float) -> Iterator[None]:
         yield
     finally:
         pipeline.disable_lora()
+
+
+def loras(transformer: nn.Module) -> tuple[Any, ...]:
+    """The LoRA of each layer, with its scale; equal for equal features. Empty, at no cost, without LoRAs."""
+    if not getattr(transformer, "_hf_peft_config_loaded", False):
+        return ()
+    layers: Iterator[Any] = (each for each in transformer.modules() if hasattr(each, "lora_A"))
+    return tuple(
+        (tuple(layer.active_adapters), layer.disable_adapters, tuple(layer.scaling.items()))
+        for layer in layers
+    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -72,14 +74,17 @@ class _CallHook(ModelHook):  # type: ignore[misc]
         )
 
 
-def latent_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The latent among a denoiser call's arguments, the first of those given by position."""
-    return kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+def arguments_of(
+    transformer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> dict[str, Any]:
+    """A denoiser call's arguments by their names."""
+    return dict(zip(parameters_of(type(transformer).forward), args, strict=False)) | kwargs
 
 
-def timestep_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The timestep among a denoiser call's arguments, the second of those given by position."""
-    return kwargs["timestep"] if "timestep" in kwargs else args[1]
+@functools.cache
+def parameters_of(method: Callable[..., Any]) -> tuple[str, ...]:
+    """The names of a method's parameters, without `self`."""
+    return tuple(inspect.signature(method).parameters)[1:]
 
 
 def attach(transformer: nn.Module, observer: Observer) -> None:

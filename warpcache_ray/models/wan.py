@@ -1,20 +1,13 @@
-"""Wan 2.1 and 2.2: one list of blocks over video tokens; text enters by cross-attention."""
+"""Wan 2.1 and 2.2, and the models made of their blocks: one list over video tokens; text enters by cross-attention."""
 
 from __future__ import annotations
 
-from typing import Any
+from warpcache_ray.models.adapter import BlockList, ModelAdapter
 
-from torch import Tensor
+_LISTS = (BlockList("blocks"),)
 
-from warpcache_ray.core.types import Grid
-from warpcache_ray.models.adapter import ModelAdapter
-
-
-def _grid(config: Any, latent: Tensor) -> Grid:
-    frames, rows, columns = (
-        n // p for n, p in zip(latent.shape[2:], config.patch_size, strict=True)
-    )
-    return Grid(frames, rows, columns)
-
-
-ADAPTER = ModelAdapter("WanTransformer3DModel", ("blocks",), joint=False, grid=_grid)
+ADAPTER = ModelAdapter("WanTransformer3DModel", _LISTS)
+VACE = ModelAdapter("WanVACETransformer3DModel", _LISTS)
+"""Its hints are computed at every call that isn't skipped as a whole."""
+CHRONOEDIT = ModelAdapter("ChronoEditTransformer3DModel", _LISTS)
+SKYREELS = ModelAdapter("SkyReelsV2Transformer3DModel", _LISTS)

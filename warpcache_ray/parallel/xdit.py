@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch._C._distributed_c10d import Store, TCPStore
 
 from warpcache_ray.models import adapter_for, class_name
-from warpcache_ray.models.seam import latent_of
+from warpcache_ray.models.seam import arguments_of
 from warpcache_ray.models.weights import TRANSFORMERS, Weights
 from warpcache_ray.parallel.layout import Layout
 from warpcache_ray.parallel.split import Split
@@ -210,7 +210,7 @@ def _guard(transformer: nn.Module, pipeline: Any, layout: Layout) -> None:
             block.attn1.processor.attention_kwargs = attention
 
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        latent = latent_of(args, kwargs)
+        latent = arguments_of(module, args, kwargs)["hidden_states"]
         frames, rows, columns = latent.shape[2:]
         spatial, temporal = pipeline.vae_scale_factor_spatial, pipeline.vae_scale_factor_temporal
         split.check(rows * spatial, columns * spatial, (frames - 1) * temporal + 1)

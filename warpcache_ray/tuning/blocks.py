@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from inspect import signature
 from typing import Any
 
 from torch import Tensor, nn
 
 from warpcache_ray.models import adapter_for
+from warpcache_ray.models.adapter import BlockList
 
 TOKENS = 256
 """So many of a block's tokens are kept, evenly spaced: of a large model all would be gigabytes."""
@@ -38,14 +40,14 @@ class Blocks:
 
 @contextmanager
 def watched(transformer: nn.Module) -> Iterator[Blocks]:
-    """Watches all blocks of a transformer that has an adapter."""
+    """Watches all blocks of a transformer; of one without an adapter nobody knows them."""
     adapter = adapter_for(transformer)
-    assert adapter is not None
-    found = [block for name in adapter.block_lists for block in getattr(transformer, name)]
+    lists = adapter.lists if adapter else ()
+    found = [(block, each) for each in lists for block in getattr(transformer, each.name)]
     blocks = Blocks(len(found))
     handles = [
-        block.register_forward_hook(partial(_saw, blocks, index), with_kwargs=True)
-        for index, block in enumerate(found)
+        block.register_forward_hook(partial(_saw, blocks, index, each), with_kwargs=True)
+        for index, (block, each) in enumerate(found)
     ]
     try:
         yield blocks
@@ -55,8 +57,14 @@ def watched(transformer: nn.Module) -> Iterator[Blocks]:
 
 
 def _saw(
-    blocks: Blocks, index: int, block: nn.Module, args: tuple[Any, ...], kwargs: Any, out: Any
+    blocks: Blocks,
+    index: int,
+    of: BlockList,
+    block: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Any,
+    out: Any,
 ) -> None:
-    given = args[0] if args else kwargs["hidden_states"]
-    # Joint blocks give the text's tokens too.
-    blocks.saw(index, given, out[0] if isinstance(out, tuple) else out)
+    given = signature(block.forward).bind(*args, **kwargs).arguments[of.video]
+    made = out[of.returns.index(of.video)] if isinstance(out, tuple) else out
+    blocks.saw(index, given, made)

@@ -14,7 +14,7 @@ from warpcache_ray.core.types import Course
 from warpcache_ray.engine.clock import StepClock
 from warpcache_ray.engine.install import find
 from warpcache_ray.errors import InvalidRequest
-from warpcache_ray.models.seam import Announcement, attach, detach, timestep_of
+from warpcache_ray.models.seam import Announcement, arguments_of, attach, detach
 from warpcache_ray.tuning.blocks import Blocks, watched
 
 
@@ -60,8 +60,9 @@ class _Recorder:
         kwargs: dict[str, Any],
         proceed: Callable[[], Any],
     ) -> Any:
-        timestep = timestep_of(args, kwargs)
-        step = self.clock.tick(said, timestep)
+        arguments = arguments_of(transformer, args, kwargs)
+        text = arguments.get("encoder_hidden_states")
+        step = self.clock.tick(said, arguments["timestep"], text=text)
         self.blocks.branch = step.branch
         out = proceed()
         self.recording.course = step.course
