@@ -27,7 +27,7 @@ def fingerprint(transformer: nn.Module) -> str:
 
 
 def identity(transformer: nn.Module) -> str:
-    """The fingerprint, and that of the weights: the same in every dtype that they are loaded in, with the cache on or
+    """The fingerprint, and that of the weights: the same in every dtype but float8, with the cache on or
     off, whatever LoRAs are beside them; another after any further training."""
     # The cache's stand-in moves blocks in the module tree, so names don't count.
     own = (w for name, w in transformer.state_dict().items() if ".lora_" not in name)
