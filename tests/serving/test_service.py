@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,18 @@ def test_openais_client(wan: httpx.Client, tmp_path: Path) -> None:
         assert client.videos.delete(video.id).deleted
         with pytest.raises(NotFoundError):
             client.videos.retrieve(video.id)
+
+
+def test_the_page_stands_under_the_service_s_prefix(wan: httpx.Client) -> None:
+    """With its scripts, and the description's; both are counted, in the figures of the routes."""
+    for path in ("/", "/docs"):
+        page = wan.get(path)
+        assert '<base href="/wan/">' in page.text
+        for file in re.findall(r'"(page/[^"]+)"', page.text):
+            assert wan.get(f"/{file}").status_code == 200
+    assert 'warpcache_http_requests_total{method="GET",route="/docs",status="200"}' in (
+        wan.get("/metrics").text
+    )
 
 
 def test_metrics_move(wan: httpx.Client) -> None:

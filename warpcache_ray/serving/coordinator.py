@@ -172,7 +172,7 @@ class Coordinator:
             # It may have been hidden since the page before.
             last = _age(jobs.find(after, owner) or jobs.get(after, owner))
             ordered = [j for j in ordered if (_age(j) < last if newest_first else _age(j) > last)]
-        return [job.to_dict() for job in ordered[:limit]], len(ordered) > limit
+        return [self._record(jobs, job) for job in ordered[:limit]], len(ordered) > limit
 
     async def remove(self, job_id: str) -> bool:
         """Hides an ended job and deletes its video; asks for the end of any other. Whether it was at its end."""
