@@ -7,16 +7,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from overlays import DEPLOY
 
 DOCKERFILE = DEPLOY / "Dockerfile"
+LINTER = Path(sys.executable).with_name("hadolint")
 TEXT = DOCKERFILE.read_text().replace("\\\n", "")
 
 
+@pytest.mark.skipif(not LINTER.exists(), reason="hadolint has no wheel for this platform")
 def test_hadolint_finds_nothing() -> None:
     """Its syntax is right, and so are its habits."""
-    linter = Path(sys.executable).with_name("hadolint")
-    found = subprocess.run([linter, DOCKERFILE], capture_output=True, text=True, check=False)
+    found = subprocess.run([LINTER, DOCKERFILE], capture_output=True, text=True, check=False)
     assert (found.returncode, found.stdout) == (0, "")
 
 
