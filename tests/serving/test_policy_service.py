@@ -53,7 +53,8 @@ def test_a_policy_that_is_set_reaches_both_replicas(
         client = deploy(
             "toyworld", "wan", store={"url": server.url}, replicas=2, results=str(tmp_path)
         )
-        until(client, client.post("/generate", json=LONG).json()["id"], lambda r: r["step"] > 0)
+        warm = client.post("/generate", json=LONG).raise_for_status().json()["id"]
+        until(client, warm, lambda r: r["finished_at"] is not None)
         key = PolicyKey(
             **client.get("/models").json()["policy_key"]
             | {"height": 32, "width": 32, "num_frames": 9, "steps": 100}

@@ -200,7 +200,7 @@ class Registry:
 
     async def _see(self, policies: Policies) -> None:
         before = self._slots.get(policies.key)
-        if before is not None and before.policies.revision == policies.revision:
+        if before is not None and before.policies == policies:
             return
         slot = policies.key
         active = _offer(slot, policies.active, Source.REGISTRY, "it is active")
