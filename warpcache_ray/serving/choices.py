@@ -88,11 +88,11 @@ def choose(
     asked: str | float | None,
     key: PolicyKey,
     offers: Offers,
-    known: Sequence[Offer],
+    known: Mapping[str, PolicyDocument],
     config: ServiceConfig,
 ) -> Choice:
-    """The policy for a request for a quality, by what its slots offer; of all that is `known` the reason tells where
-    they offer nothing. A seam: a policy that is derived from that for a neighbouring key would be offered here."""
+    """The policy for a request for a quality, by what its slots offer; where they offer nothing, the reason tells what
+    is `known` for others. A seam: a policy that is derived from that for a neighbouring key would be offered here."""
     if asked == EXACT:
         why = "exact is uncached"
         return Choice(
@@ -134,10 +134,10 @@ def _enough(ssim: float, offers: Sequence[Offer | None]) -> Offer | None:
     return min(fine, key=lambda offer: offer.document.target.bound, default=None)
 
 
-def _missing(asked: str | float | None, key: PolicyKey, known: Sequence[Offer]) -> str:
+def _missing(asked: str | float | None, key: PolicyKey, known: Mapping[str, PolicyDocument]) -> str:
     """Why there is no document: the nearest one's difference, if there is any."""
     wanted = QUALITIES if isinstance(asked, float) else (asked or DEFAULT,)
-    others = [each.document for each in known if quality_of(each.slot) in wanted]
+    others = [document for slot, document in known.items() if quality_of(slot) in wanted]
     nearest = min(others, key=lambda each: _differences(each.key, key), default=None)
     if nearest is None:
         return f"no policy is published for quality {asked or DEFAULT}"
