@@ -26,7 +26,7 @@ def offers_of(*of: tuple[str, float, int]) -> dict[str, Offer]:
 def chosen(asked: str | float | None, offers: dict[str, Offer], **of_key: Any) -> Choice:
     """For a request for that quality."""
     key = replace(KEY, **of_key)
-    return choose(asked, key, offers.get, list(offers.values()), CONFIG)
+    return choose(asked, key, offers.get, {s: o.document for s, o in offers.items()}, CONFIG)
 
 
 def test_the_key_is_the_requests() -> None:

@@ -12,6 +12,7 @@ from warpcache_ray.errors import WorkerLost
 from warpcache_ray.policy_slots import in_canary, slot_id
 from warpcache_ray.serving import registry as module
 from warpcache_ray.serving.coordinator import Coordinator
+from warpcache_ray.serving.last_known import LastKnown
 from warpcache_ray.serving.lifecycle import new_id
 from warpcache_ray.store.connection import connect
 from warpcache_ray.store.policies import PolicyStore
@@ -182,6 +183,9 @@ async def test_the_store_goes_away_and_comes_back_empty(tmp_path, config, often)
         assert "has none that can be used; version 1" in record["policy_origin"]["why"]
         await put(desk, 5)
         await until(fresh, "registry", 1)
+        kept = LastKnown(config.known_policies / "app")
+        kept.load()
+        assert kept.found == {SLOT: (1, document(5))}
         await desk.rollback(SLOT, *ME)
         await until(fresh, "configuration", None)
         assert not list((config.known_policies / "app").iterdir())

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
@@ -94,7 +94,7 @@ def choose(
     asked: str | float | None,
     key: PolicyKey,
     offers: Offers,
-    known: Sequence[Offer],
+    known: Mapping[str, PolicyDocument],
     config: ServiceConfig,
 ) -> Choice:
     """The policy for a request for a quality, by what its slots offer; of all that is `known` the reason tells where
@@ -111,7 +111,7 @@ def choose(
     if offer is not None:
         origin = _origin(offer.source, asked, offer.why, offer.slot, offer.version)
         return Choice(offer.document.policy, origin)
-    derived = nearest((each.document for each in _meant(asked, known)), key)
+    derived = nearest(_meant(asked, known), key)
     if derived is not None:
         steps = derived.provenance["derived_from"]["steps"]
         why = f"derived from the policy for {steps} steps; not certified for {key.steps}"
@@ -143,17 +143,17 @@ def _keeps(ssim: float, document: PolicyDocument) -> bool:
     return document.target.metric == "ssim" and document.target.bound >= ssim
 
 
-def _meant(asked: str | float | None, known: Sequence[Offer]) -> list[Offer]:
+def _meant(asked: str | float | None, known: Mapping[str, PolicyDocument]) -> list[PolicyDocument]:
     """Those that are for what is asked, if not for its key."""
     if isinstance(asked, float):
-        return [each for each in known if _keeps(asked, each.document)]
-    return [each for each in known if quality_of(each.slot) == (asked or DEFAULT)]
+        return [document for document in known.values() if _keeps(asked, document)]
+    return [each for slot, each in known.items() if quality_of(slot) == (asked or DEFAULT)]
 
 
-def _missing(asked: str | float | None, key: PolicyKey, known: Sequence[Offer]) -> str:
+def _missing(asked: str | float | None, key: PolicyKey, known: Mapping[str, PolicyDocument]) -> str:
     """Why there is no document: the nearest one's difference, if there is any."""
     wanted = QUALITIES if isinstance(asked, float) else (asked or DEFAULT,)
-    others = [each.document for each in known if quality_of(each.slot) in wanted]
+    others = [document for slot, document in known.items() if quality_of(slot) in wanted]
     closest = min(others, key=lambda each: _differences(each.key, key), default=None)
     if closest is None:
         return f"no policy is published for quality {asked or DEFAULT}"

@@ -37,7 +37,7 @@ class LastKnown:
         """Has this one in the place of the one before."""
         before = self.found.get(slot)
         self.found[slot] = version, document
-        if before is not None and before[0] == version:
+        if before == (version, document):
             return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)

@@ -15,6 +15,7 @@ from typing import Any
 
 from warpcache_ray.config import ServiceConfig
 from warpcache_ray.errors import InvalidPolicy, Unavailable
+from warpcache_ray.policy_document import PolicyDocument
 from warpcache_ray.policy_slots import in_canary, read_document, read_published, slot_id
 from warpcache_ray.serving.choices import Choice, Offer, Source, choose, given, key_of
 from warpcache_ray.serving.last_known import LastKnown
@@ -132,12 +133,11 @@ class Registry:
         """The policy of a job that asks for one in full, or for `{"quality": …}`."""
         if "quality" not in asked:
             return given(asked)
-        known = [*self._offered(), *self._of_files().values()]
         return choose(
             asked["quality"],
             key_of(request, info),
             lambda slot: self._offer(slot, job_id),
-            known,
+            self._known(),
             self._config(),
         )
 
@@ -182,8 +182,11 @@ class Registry:
             return Offer(slot, document, Source.LAST_KNOWN_GOOD, why, version)
         return self._of_files().get(slot)
 
-    def _offered(self) -> list[Offer]:
-        return [offer for slot in self._slots.values() for offer in (slot.active,) if offer]
+    def _known(self) -> dict[str, PolicyDocument]:
+        """All documents that slots offer, but for canaries: each active one is a last known one too."""
+        files = {slot: offer.document for slot, offer in self._of_files().items()}
+        kept = {slot: document for slot, (_, document) in self._last_known.found.items()}
+        return {**files, **kept}
 
     def _of_files(self) -> dict[str, Offer]:
         given = self._config().policies
@@ -200,7 +203,7 @@ class Registry:
 
     async def _see(self, policies: Policies) -> None:
         before = self._slots.get(policies.key)
-        if before is not None and before.policies.revision == policies.revision:
+        if before is not None and before.policies == policies:
             return
         slot = policies.key
         active = _offer(slot, policies.active, Source.REGISTRY, "it is active")
