@@ -152,6 +152,7 @@ def test_what_goes_wrong_is_shown(page: Page, service: tuple[str, Painter]) -> N
     seed.fill("")
     ask(page, "fail, please")
     expect(page.get_by_text("the paint has run out (generation_failed)")).to_be_visible()
+    expect(page.locator("#said")).to_have_text("Video failed. the paint has run out")
 
 
 @pytest.mark.parametrize("service", [KEYS], indirect=True)

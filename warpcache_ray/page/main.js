@@ -193,7 +193,8 @@ function remaining(job) {
 // For screen readers: what changes the picture, not each step.
 function announce(job, reference) {
   const name = { queued: "waiting", running: "being made", succeeded: "ready", failed: "failed", cancelled: "cancelled" };
-  const said = [job && `Video ${name[job.status]}.`, reference && `Uncached video ${name[reference.status]}.`].filter(Boolean).join(" ");
+  const why = job?.status === "failed" ? ` ${job.error.message}` : "";
+  const said = [job && `Video ${name[job.status]}.${why}`, reference && `Uncached video ${name[reference.status]}.`].filter(Boolean).join(" ");
   if (at("said").textContent !== said) at("said").textContent = said;
 }
 
