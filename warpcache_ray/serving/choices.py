@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from warpcache_ray.config import ServiceConfig
+from warpcache_ray.config import Quality, ServiceConfig
 from warpcache_ray.core.policy import Policy
 from warpcache_ray.errors import InvalidPolicy
 from warpcache_ray.policy_document import PolicyDocument, PolicyKey
@@ -66,6 +66,8 @@ class Choice:
     origin: dict[str, Any]
 
 
+Asked = Quality | float | None
+"""A name, the SSIM to keep, or nothing."""
 Offers = Callable[[str], Offer | None]
 """What a slot offers to the job at hand."""
 
@@ -85,7 +87,7 @@ def key_of(request: Mapping[str, Any], info: Mapping[str, Any]) -> PolicyKey:
 
 
 def choose(
-    asked: str | float | None,
+    asked: Asked,
     key: PolicyKey,
     offers: Offers,
     known: Mapping[str, PolicyDocument],
@@ -94,10 +96,8 @@ def choose(
     """The policy for a request for a quality, by what its slots offer; where they offer nothing, the reason tells what
     is `known` for others. A seam: a policy that is derived from that for a neighbouring key would be offered here."""
     if asked == EXACT:
-        why = "exact is uncached"
-        return Choice(
-            describe_policy(config.quality_policy("exact")), _origin(Source.REQUEST, asked, why)
-        )
+        origin = _origin(Source.REQUEST, asked, "exact is uncached")
+        return Choice(describe_policy(_configured(asked, config)), origin)
     if isinstance(asked, float):
         offer = _enough(asked, [offers(slot_id(quality, key)) for quality in QUALITIES])
     else:
@@ -119,8 +119,8 @@ def prior(ssim: float) -> Policy:
     return parse_policy("auto", target_psnr=min(MOST_DB, round(target, 2)))
 
 
-def _configured(asked: str | None, config: ServiceConfig) -> Policy:
-    return config.default_policy if asked is None else parse_policy(config.quality[asked])  # type: ignore[index]
+def _configured(asked: Quality | None, config: ServiceConfig) -> Policy:
+    return config.default_policy if asked is None else config.quality_policy(asked)
 
 
 def _enough(ssim: float, offers: Sequence[Offer | None]) -> Offer | None:
@@ -134,7 +134,7 @@ def _enough(ssim: float, offers: Sequence[Offer | None]) -> Offer | None:
     return min(fine, key=lambda offer: offer.document.target.bound, default=None)
 
 
-def _missing(asked: str | float | None, key: PolicyKey, known: Mapping[str, PolicyDocument]) -> str:
+def _missing(asked: Asked, key: PolicyKey, known: Mapping[str, PolicyDocument]) -> str:
     """Why there is no document: the nearest one's difference, if there is any."""
     wanted = QUALITIES if isinstance(asked, float) else (asked or DEFAULT,)
     others = [document for slot, document in known.items() if quality_of(slot) in wanted]
@@ -155,7 +155,7 @@ def _differences(one: PolicyKey, other: PolicyKey) -> int:
 
 def _origin(
     source: Source,
-    asked: str | float | None,
+    asked: Asked,
     why: str,
     slot: str | None = None,
     version: int | None = None,
