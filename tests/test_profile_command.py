@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -84,10 +85,10 @@ def test_it_certifies(folders: dict[str, Path], tmp_path: Path) -> None:
 
 
 def test_it_publishes(
-    folders: dict[str, Path], tmp_path: Path, store_server: EmbeddedServer, application: str
+    folders: dict[str, Path], tmp_path: Path, store_server: EmbeddedServer
 ) -> None:
     """As the canary, which runs of the same shape have; the file is written all the same."""
-    out = tmp_path / "policy.json"
+    out, application = tmp_path / "policy.json", uuid.uuid4().hex
     told = _profile(
         folders,
         tmp_path,

@@ -14,6 +14,7 @@ import httpx
 import numpy as np
 import pytest
 from fastapi import FastAPI
+from hubs import INFO
 from openai import APIStatusError, AsyncOpenAI, UnprocessableEntityError
 from PIL import Image
 
@@ -26,7 +27,6 @@ from warpcache_ray.serving.references import NAME
 DEFAULTS = Defaults(height=32, width=48, num_frames=5, num_inference_steps=4, fps=8)
 LIMITS = Limits(height=128, width=128, num_frames=33, num_inference_steps=50, queue=2)
 MODEL = ModelConfig("toys/wan", device="cpu", defaults=DEFAULTS, limits=LIMITS)
-SHAPE = {"pipeline": "Toy", "size_multiple": 16, "frame_multiple": 4, "split": None}
 JSON = {"content-type": "application/json"}
 ROUTES = [("/generate", "image"), ("/v1/videos", "input_reference")]
 
@@ -67,7 +67,7 @@ async def client(
     hub: Coordinator, api_of: Callable[[Coordinator], FastAPI], takes: str
 ) -> AsyncIterator[httpx.AsyncClient]:
     """A client of a service with one idle replica."""
-    await hub.claim("replica_1", {**SHAPE, "takes_image": takes}, 0.01)
+    await hub.claim("replica_1", {**INFO, "takes_image": takes}, 0.01)
     transport = httpx.ASGITransport(api_of(hub), raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         yield client

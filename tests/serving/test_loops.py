@@ -122,5 +122,5 @@ async def test_loops_that_were_ended_are_begun_by_the_next_call(reaped, monkeypa
         task.cancel()
     await asyncio.gather(*ended, return_exceptions=True)
     await reaped.health()
-    assert len(ended) == 3
+    assert len(ended) == 5
     assert not any(loop._task.done() for loop in reaped._loops)

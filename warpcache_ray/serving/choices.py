@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
-from warpcache_ray.config import ServiceConfig
+from warpcache_ray.config import Quality, ServiceConfig
 from warpcache_ray.core.policy import Policy
 from warpcache_ray.errors import InvalidPolicy
 from warpcache_ray.policy_derivation import nearest
@@ -70,6 +70,8 @@ class Choice:
     origin: dict[str, Any]
 
 
+Asked = Quality | float | None
+"""A name, the SSIM to keep, or nothing."""
 Offers = Callable[[str], Offer | None]
 """What a slot offers to the job at hand."""
 
@@ -91,7 +93,7 @@ def key_of(request: Mapping[str, Any], info: Mapping[str, Any]) -> PolicyKey:
 
 
 def choose(
-    asked: str | float | None,
+    asked: Asked,
     key: PolicyKey,
     offers: Offers,
     known: Mapping[str, PolicyDocument],
@@ -100,10 +102,8 @@ def choose(
     """The policy for a request for a quality, by what its slots offer; of all that is `known` the reason tells where
     they offer nothing, if none of it carries over."""
     if asked == EXACT:
-        why = "exact is uncached"
-        return Choice(
-            describe_policy(config.quality_policy("exact")), _origin(Source.REQUEST, asked, why)
-        )
+        origin = _origin(Source.REQUEST, asked, "exact is uncached")
+        return Choice(describe_policy(_configured(asked, config)), origin)
     if isinstance(asked, float):
         offer = _enough(asked, [offers(slot_id(quality, key)) for quality in QUALITIES])
     else:
@@ -130,8 +130,8 @@ def prior(ssim: float) -> Policy:
     return parse_policy("auto", target_psnr=min(MOST_DB, round(target, 2)))
 
 
-def _configured(asked: str | None, config: ServiceConfig) -> Policy:
-    return config.default_policy if asked is None else parse_policy(config.quality[asked])  # type: ignore[index]
+def _configured(asked: Quality | None, config: ServiceConfig) -> Policy:
+    return config.default_policy if asked is None else config.quality_policy(asked)
 
 
 def _enough(ssim: float, offers: Iterable[Offer | None]) -> Offer | None:
@@ -143,14 +143,14 @@ def _keeps(ssim: float, document: PolicyDocument) -> bool:
     return document.target.metric == "ssim" and document.target.bound >= ssim
 
 
-def _meant(asked: str | float | None, known: Mapping[str, PolicyDocument]) -> list[PolicyDocument]:
+def _meant(asked: Asked, known: Mapping[str, PolicyDocument]) -> list[PolicyDocument]:
     """Those that are for what is asked, if not for its key."""
     if isinstance(asked, float):
         return [document for document in known.values() if _keeps(asked, document)]
     return [each for slot, each in known.items() if quality_of(slot) == (asked or DEFAULT)]
 
 
-def _missing(asked: str | float | None, key: PolicyKey, known: Mapping[str, PolicyDocument]) -> str:
+def _missing(asked: Asked, key: PolicyKey, known: Mapping[str, PolicyDocument]) -> str:
     """Why there is no document: the nearest one's difference, if there is any."""
     wanted = QUALITIES if isinstance(asked, float) else (asked or DEFAULT,)
     others = [document for slot, document in known.items() if quality_of(slot) in wanted]
@@ -171,7 +171,7 @@ def _differences(one: PolicyKey, other: PolicyKey) -> int:
 
 def _origin(
     source: Source,
-    asked: str | float | None,
+    asked: Asked,
     why: str,
     slot: str | None = None,
     version: int | None = None,

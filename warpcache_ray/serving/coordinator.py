@@ -350,11 +350,11 @@ class Coordinator:
         )
         await self.registry.load()
         self._loops = [
-            Loop("policies' follower", self.registry.follow),
-            Loop("policies' poll", self.registry.poll),
             Loop("store's keeper", self._keep_store),
             Loop("reaper", partial(self._reap, endings)),
             Loop("courier", Courier(jobs, lambda: self.config).look),
+            Loop("policies' follower", self.registry.follow),
+            Loop("policies' poll", self.registry.poll),
         ]
         return endings
 
