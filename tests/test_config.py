@@ -210,3 +210,20 @@ def test_a_secret_is_never_shown(webhooks):
     config = parse_config({"model": MODEL, "webhooks": {"secret": secret}})
     assert config.webhooks.signing_secret == secret
     assert secret not in repr(config)
+
+
+@pytest.mark.parametrize(
+    ("section", "field", "value"),
+    [
+        ("audits", "share", 1.5),
+        ("audits", "shares", 0.5),
+        ("profiler", "profile_requests", 1),
+        ("profiler", "quality", 1.0),
+        ("profiler", "canary_percent", 100),
+    ],
+)
+def test_what_idle_replicas_cannot_do_is_refused(section, field, value):
+    """The sections of the upkeep: the message names the field."""
+    with pytest.raises(InvalidConfig) as caught:
+        parse_config({"model": {"path": "x"}, section: {field: value}})
+    assert caught.value.param == f"{section}.{field}"
