@@ -91,7 +91,7 @@ def test_a_job_does_not_wait_for_an_audit(
 ) -> None:
     """One that comes while the only replica audits is served before the audit is through; that goes on then, and
     counts."""
-    large = {"height": 64, "width": 64, "num_frames": 33}
+    large = {"height": 64, "width": 64, "num_frames": 17}
     client = deploy("toyworld", "toyworld/wan", audits={"share": 1.0})
     key = replace(document(client, 90).key, **large, steps=STEPS)
     long = replace(document(client, 90), key=key).to_dict()
