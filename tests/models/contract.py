@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from toys import TOYS, Loop, Toy
+from toy import Loop, Toy
+from toys import TOYS
 
 from warpcache_ray.core.types import Site
 from warpcache_ray.engine.install import Installation

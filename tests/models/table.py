@@ -54,8 +54,14 @@ def _cell(check: Any, name: str) -> str:
 
 
 def _ranks(name: str) -> str:
+    from toys import TOYS
+
+    from warpcache_ray.parallel.support import SUPPORTED
+
+    if TOYS[name].kind not in SUPPORTED:
+        return "none: ranks can't share it"
     if name not in RANKS:
-        return "none: no wrapper of its own"
+        return "none: run with another model of its class"
     if importlib.util.find_spec("xfuser") is None:
         return "none: xfuser isn't installed"
     chosen = f"ulysses and {RANKS[name]} and (forwards or (decide_as_one and worldcache))"

@@ -69,7 +69,8 @@ def test_diffusers_says_the_same_of_their_blocks(name: str) -> None:
         known = TransformerBlockRegistry._registry
         TransformerBlockRegistry._register()
         block = known.get(type(getattr(transformer, each.name)[0]))
-        if block is not None:
+        # Of Bria's it says that they return the image first; they return it last.
+        if block is not None and adapter.transformer != "BriaTransformer2DModel":
             assert block.hidden_states_argument_name == each.video
             assert block.return_hidden_states_index == each.returns.index(each.video)
 

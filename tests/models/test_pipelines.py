@@ -17,7 +17,8 @@ from diffusers import (
     StableDiffusion3Pipeline,
 )
 from torch import Tensor
-from toys import TEXT, TOYS
+from toy import TEXT
+from toys import TOYS
 
 from warpcache_ray import disable_dit_cache, dit_cache_stats, enable_dit_cache
 from warpcache_ray.models import ADAPTERS
