@@ -18,6 +18,7 @@ from warpcache_ray.policy_slots import slot_id
 from warpcache_ray.policy_spec import load_document, save_policy
 from warpcache_ray.publication import Publication
 from warpcache_ray.store.server import EmbeddedServer
+from warpcache_ray.terminal import console
 
 Run = Callable[..., Result]
 
@@ -35,11 +36,12 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[EmbeddedS
 
 
 @pytest.fixture
-def policy(server: EmbeddedServer) -> Run:
-    """The command, on that server."""
+def policy(server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """The command, on that server, in a wide terminal."""
+    monkeypatch.setattr(console, "_width", 200)
 
     def run(*arguments: str, fails: bool = False) -> Result:
-        environment = {"WARPCACHE_STORE": server.url, "WARPCACHE_APP": "toy", "COLUMNS": "200"}
+        environment = {"WARPCACHE_STORE": server.url, "WARPCACHE_APP": "toy"}
         told = CliRunner().invoke(app, ["policy", *arguments], env=environment)
         assert told.exit_code == (2 if fails else 0), told.output
         return told

@@ -17,7 +17,10 @@ ABSENT = "–"
 
 def slots(lines: Sequence[Mapping[str, Any]]) -> Table:
     """One row a slot."""
-    table = Table("slot", "model", "size", "steps", "promise", "active", "canary", "revision")
+    table = Table()
+    for name in ("slot", "model", "size", "steps", "promise", "active", "canary", "revision"):
+        # In a narrow terminal names break rather than end: they are there to be copied.
+        table.add_column(name, overflow="fold", no_wrap=name == "slot")
     for line in lines:
         share = f" ({line['share']} %)" if line["canary"] else ""
         canary = f"{line['canary'] or ABSENT}{share}"

@@ -209,7 +209,7 @@ async def test_admins_routes(client):
     """403 for anyone else, before a word of what they say is checked."""
     theirs = ("/admin/", "/policies/published")
     routes = [(method, path) for method, path in ROUTES if path.startswith(theirs)]
-    assert len(routes) == 10
+    assert len(routes) == 11
     for method, path in routes:
         where = url(path, NOBODYS)
         for name in ("alice", "bob"):
