@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
@@ -16,16 +17,15 @@ ABSENT = "–"
 
 
 def slots(lines: Sequence[Mapping[str, Any]]) -> Table:
-    """One row a slot."""
-    table = Table()
-    for name in ("slot", "model", "size", "steps", "promise", "active", "canary", "revision"):
-        # In a narrow terminal names break rather than end: they are there to be copied.
-        table.add_column(name, overflow="fold", no_wrap=name == "slot")
+    """One row a slot, whose name is whole in a narrow terminal too: it is there to be copied."""
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("slot", no_wrap=True)
+    for name in ("for", "promise", "active", "canary"):
+        table.add_column(name, overflow="fold")
     for line in lines:
         share = f" ({line['share']} %)" if line["canary"] else ""
-        canary = f"{line['canary'] or ABSENT}{share}"
-        told = (line["active"] or ABSENT, canary, line["revision"])
-        table.add_row(line["slot"], *_described(line), *map(str, told))
+        versions = line["active"] or ABSENT, f"{line['canary'] or ABSENT}{share}"
+        table.add_row(line["slot"], *_described(line), *map(str, versions))
     return table
 
 
@@ -64,13 +64,13 @@ def history(changes: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
-def _described(line: Mapping[str, Any]) -> tuple[str, str, str, str]:
+def _described(line: Mapping[str, Any]) -> tuple[str, str]:
     key, target = line["key"], line["target"]
     if key is None:
-        return (ABSENT,) * 4
+        return ABSENT, ABSENT
     size = f"{key['width']}×{key['height']}×{key['num_frames']}"
     proven = "certified" if line["certified"] else "estimate"
-    return key["model"], size, str(key["steps"]), f"{Target(**target)} ({proven})"
+    return f"{key['model']} {size}, {key['steps']} steps", f"{Target(**target)} ({proven})"
 
 
 def _flat(content: Mapping[str, Any]) -> dict[str, Any]:
