@@ -169,12 +169,12 @@ def test_a_request_wears_what_diffusers_alone_would(
 
 def test_a_change_of_loras_voids_what_is_kept(clothed: Engine) -> None:
     """States of another model's weights are lost, those of the same weights are not."""
-    made(clothed, lora="ink")
+    made(clothed)
     before = clothed.store.stats.invalidations
     with clothed.installation.session(parse_policy(SKIPS)) as waiting:
         clothed.pipeline("a cat", num_inference_steps=2, height=32, width=32, num_frames=5)
         assert clothed.store.nbytes > 0
-        made(clothed, lora="ink")
+        made(clothed)
         assert clothed.store.stats.invalidations == before
         made(clothed, lora="clay")
         assert clothed.store.stats.invalidations == before + 1

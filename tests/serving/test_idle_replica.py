@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hubs import INFO
 from test_audits import DOCUMENT
 from test_autoprofiler import ORIGIN
 from test_ranks import REQUEST, rank_for
@@ -61,7 +62,7 @@ async def at_work(hub: Coordinator, rank: Rank) -> AsyncIterator[None]:
     # Not by its constructor, which asks Serve who it is.
     replica = object.__new__(Replica)
     replica.config, replica.id, replica.failed, replica.draining = hub.config, "r1", None, False
-    replica.info = {"size_multiple": 16, "frame_multiple": 4}
+    replica.info = INFO
     replica.attempt, replica.pace = None, Pace(20.0, 30.0, 600.0)
     replica.ranks, replica.coordinator = [Handle(rank)], Handle(hub)
     replica.pastime = Pastime(replica)

@@ -1,6 +1,7 @@
 """Which policy jobs get as what is published changes: over a coordinator, its store and its disk."""
 
 import asyncio
+import logging
 from dataclasses import replace
 
 import pytest
@@ -231,6 +232,7 @@ async def test_the_store_knows_which_models_are_served(often, hub, desk):
 
 async def test_a_disk_that_fails_costs_nothing(hub, desk, config, caplog):
     """Jobs are served; and what is damaged there is left aside."""
+    caplog.set_level(logging.WARNING)
     folder = config.known_policies
     folder.parent.mkdir(parents=True)
     folder.write_text("no folder")

@@ -53,7 +53,6 @@ class Engine:
         self.ranks = ranks or OneRank()
         self.store = SessionStore(cache_bytes)
         self.installation = Installation(pipeline, parse_policy("never"), self.ranks, self.store)
-        self._worn: tuple[str | None, float] = (None, 1.0)
         pipeline.set_progress_bar_config(disable=True)
 
     @staticmethod
@@ -125,7 +124,7 @@ class Engine:
         if not (decode or together):
             arguments["output_type"] = "latent"
         with ExitStack() as stack:
-            stack.enter_context(self._wearing(generation))
+            stack.enter_context(wearing(self.pipeline, generation.lora, generation.lora_scale))
             start = checkpoint.step if checkpoint else 0
             session = stack.enter_context(self.installation.session(policy, request, start))
             run = Run(session, self.store, self.ranks, generator, on_step, checkpoint, epoch)
@@ -136,16 +135,6 @@ class Engine:
                 decoding = stack.enter_context(tiled_if_too_large(self.pipeline.vae))
             frames = self._run(run, arguments)
             return _result(run, frames if decode else None, decoding)
-
-    @contextmanager
-    def _wearing(self, generation: Generation) -> Iterator[None]:
-        worn = generation.lora, generation.lora_scale
-        with wearing(self.pipeline, *worn):
-            if worn != self._worn:
-                # With other weights, what was kept is of another model.
-                self.store.forget()
-                self._worn = worn
-            yield
 
     def _run(self, run: Run, arguments: dict[str, Any]) -> Any:
         if torch.cuda.is_available():

@@ -20,7 +20,7 @@ from warpcache_ray.engine.fingerprints import fingerprint, identity
 from warpcache_ray.engine.guided import Asked, SideBySide
 from warpcache_ray.engine.output import OutputForm, denoise, latent_grid
 from warpcache_ray.engine.ranks import OneRank, Ranks
-from warpcache_ray.engine.session import Dropped, Session, SessionStore
+from warpcache_ray.engine.session import Session, SessionStore
 from warpcache_ray.engine.stats import CacheStats
 from warpcache_ray.errors import InvalidPolicy, InvalidRequest
 from warpcache_ray.models import ADAPTERS, adapter_for
@@ -192,9 +192,7 @@ class Installation:
         self._loras[name] = now
         self._identity = None
         self.epoch += 1
-        session = self._opened.get() or self.last
-        if session is not None:
-            self.store.lose(session, Dropped.INVALIDATED)
+        self.store.forget()
 
     def _asked(
         self,

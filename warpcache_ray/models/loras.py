@@ -75,6 +75,8 @@ def loras(transformer: nn.Module) -> tuple[Any, ...]:
         return ()
     layers: Iterator[Any] = (each for each in transformer.modules() if hasattr(each, "lora_A"))
     return tuple(
-        (tuple(layer.active_adapters), layer.disable_adapters, tuple(layer.scaling.items()))
+        ()
+        if layer.disable_adapters
+        else (tuple(layer.active_adapters), tuple(layer.scaling.items()))
         for layer in layers
     )

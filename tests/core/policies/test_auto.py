@@ -13,8 +13,9 @@ from warpcache_ray.core.policies.auto import REBUILD, Auto
 from warpcache_ray.core.schedule import HORIZON, plan
 from warpcache_ray.core.types import Action, BranchState, Course, Grid, Snapshot, Step, Where
 from warpcache_ray.engine.call import Call
-from warpcache_ray.engine.output import denoise, tupled
+from warpcache_ray.engine.output import OutputForm, denoise
 from warpcache_ray.engine.session import Session, SessionStore
+from warpcache_ray.models.adapter import packed
 
 SHAPE = (1, 2, 3, 4, 4)
 GUIDANCE = 4.0
@@ -88,7 +89,8 @@ def _sample(
             step = Step(index, steps, sigma, branch, course)
             call = Call(session, Where(transformer(index), branch), step, Grid(*SHAPE[2:]))
             known = path(sigma, branch)
-            out = denoise(call, latent, 1, store, lambda known=known: (known,), tupled)
+            form = OutputForm(latent, 1, packed, return_dict=False)
+            out = denoise(call, form, 1, store, lambda known=known: (known,))
             outputs[branch] = out[0]
         latent = latent + (lower - sigma) * _guided(outputs, guidance)
         given.append(outputs)
