@@ -18,6 +18,7 @@ from test_autoprofiler import ORIGIN
 from test_ranks import REQUEST, rank_for
 
 from warpcache_ray.policy_document import Target
+from warpcache_ray.policy_slots import slot_id
 from warpcache_ray.serving import replica as module
 from warpcache_ray.serving.artifacts import Artifacts
 from warpcache_ray.serving.coordinator import Coordinator
@@ -31,7 +32,7 @@ from warpcache_ray.store.server import EmbeddedServer
 from warpcache_ray.upkeep_config import AuditsConfig, ProfilerConfig
 
 SOON = 60.0
-SLOT = "default-0123456789abcdef"
+SLOT = slot_id("default", DOCUMENT.key)
 CONTROL = ("progress", "control", "hand_back")
 
 
@@ -111,7 +112,7 @@ async def test_a_bad_policy_is_found_out(
     for _ in range(2):
         await policies.publish(await policies.read(SLOT), document, "me", "test")
     coarse = {"name": "interval", "every": 5}
-    origin = {"source": "registry", "slot": SLOT, "version": 2}
+    origin = {"source": "registry", "slot": SLOT, "version": 2, "quality": None}
     jobs = [await submit(hub, f"cat {n}", coarse, **origin) for n in range(4)]
 
     async def rolled_back() -> bool:
@@ -151,7 +152,9 @@ async def test_a_model_profiles_itself(
         for job_id in first:
             await done(hub, job_id)
         await soon(profiling)
-        await done(hub, await submit(hub, "a bird", {"name": "never"}, source="request"))
+        await done(
+            hub, await submit(hub, "a bird", {"name": "never"}, source="request", quality=None)
+        )
         assert await found() is None
         await soon(found)
     seen = await found()
