@@ -114,19 +114,23 @@ def test_vbench_looks_at_each_video_in_its_dimensions(folder: Path, tmp_path: Pa
 
 
 def test_a_suites_videos_are_made_once(folders: dict[str, Path], tmp_path: Path) -> None:
-    """Called as PAI-Bench has them: by video and seed; those that are there are left alone."""
+    """Called as PAI-Bench has them: by video and seed; those that are there are left alone, and taken for no other
+    policy's."""
     prompts, videos = tmp_path / "info.json", tmp_path / "made"
     prompts.write_text(json.dumps([{"video_id": "av_1", "prompt_en": "a road"}]))
     asked = ("--protocol", "pai-bench", "--model", folders["wan"], "--prompts", prompts, *SIZE)
     asked += ("--videos", videos, "--samples", 2, "--policy", "never")
     report = evaluated(tmp_path / "report", *asked)
     files = sorted(videos.iterdir())
-    assert [file.name for file in files] == ["av_1__0.mp4", "av_1__1.mp4"]
+    assert [file.name for file in files] == ["av_1__0.mp4", "av_1__1.mp4", "made.json"]
     assert files[0].read_bytes() != files[1].read_bytes()
     assert "Qwen2.5-VL-72B" in report["missing"]["domain_score"]
     before = [file.stat().st_mtime_ns for file in files]
     evaluated(tmp_path / "report", *asked)
     assert [file.stat().st_mtime_ns for file in files] == before
+    told = run("--out", tmp_path / "report", *asked[:-1], "worldcache")
+    assert told.exit_code == 2
+    assert "weren't made with these settings" in " ".join(told.output.split())
 
 
 def test_measured_videos_are_not_read_again(

@@ -106,7 +106,8 @@ class ModelConfig:
     @property
     def version(self) -> str:
         """Fingerprint of which weights these are, and in what precision."""
-        text = repr((self.path, self.revision, self.dtype, *sorted(self.files.items()))).encode()
+        files = [*sorted(self.files.items()), *sorted(self.loras.items())]
+        text = repr((self.path, self.revision, self.dtype, *files)).encode()
         return hashlib.sha256(text).hexdigest()[:12]
 
     @property

@@ -81,7 +81,7 @@ def _both(name: str) -> tuple[tuple[str, float], tuple[str, float]]:
 
 PIPELINES: dict[str, tuple[Callable[[], Any], set[str]]] = {
     "CogVideoX": (_cogvideox, {"cond_uncond"}),
-    "Stable Diffusion 3": (_sd3, {"cond"}),
+    "Stable Diffusion 3": (_sd3, {"cond_uncond"}),
     "FLUX.1": (_flux, {"cond", "uncond"}),
 }
 """How each is built, and the branches that it calls: both at once, or one after the other."""

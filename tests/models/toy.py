@@ -11,6 +11,8 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor, nn
 
+from warpcache_ray.models import adapter_for
+
 HEADS, HEAD, WIDTH, TEXT = 2, 16, 32, 5
 CROSS = {"num_attention_heads": HEADS, "attention_head_dim": HEAD}
 STEPS = 6
@@ -50,7 +52,10 @@ class Loop:
         self.toy = toy
         self.transformer = transformer
         self.scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
-        self.do_classifier_free_guidance = guided
+        self.branches = 1 + guided
+        adapter = adapter_for(transformer)
+        # Pipelines that make both branches in one call say that they are guided; this one makes two of any model.
+        self.do_classifier_free_guidance = guided and not (adapter and adapter.together)
         self.guidance_scale = 3.0
         self.after_step: Callable[[int], None] = lambda index: None
 
@@ -62,10 +67,7 @@ class Loop:
         latent, texts = random(*self.toy.latent), [random(1, TEXT, self.toy.text) for _ in range(2)]
         self.scheduler.set_timesteps(STEPS)
         for index, timestep in enumerate(self.scheduler.timesteps):
-            cond, *uncond = (
-                self.call(latent, timestep, text)
-                for text in texts[: 1 + self.do_classifier_free_guidance]
-            )
+            cond, *uncond = (self.call(latent, timestep, text) for text in texts[: self.branches])
             out = cond + self.guidance_scale * (cond - uncond[0]) if uncond else cond
             latent = self._stepped(latent, out, timestep)
             self.after_step(index)

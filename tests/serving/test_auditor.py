@@ -15,6 +15,7 @@ from test_audits import DOCUMENT
 
 from warpcache_ray.errors import Unavailable
 from warpcache_ray.policy_document import parse_document
+from warpcache_ray.serving import auditor
 from warpcache_ray.serving.coordinator import Coordinator
 from warpcache_ray.store.audits import AuditStore
 from warpcache_ray.store.connection import connect
@@ -95,7 +96,10 @@ class Service:
 
 
 @pytest.fixture
-def service(application: str, store_server: EmbeddedServer) -> Service:
+def service(
+    application: str, store_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+) -> Service:
+    monkeypatch.setattr(auditor, "KEPT_S", 0.0)
     hub = Coordinator(application, EVERY, store_server)
     return Service(hub, store_server)
 
@@ -140,6 +144,16 @@ async def test_an_idle_replica_audits_what_is_in_force(service: Service) -> None
     labels = {"slot": SLOT, "version": str(number)}
     assert sample(service.hub, "warpcache_audit_requests", **labels) == 2
     assert sample(service.hub, "warpcache_audit_misses", **labels) == 1
+
+
+async def test_another_models_jobs_are_left_alone(service: Service) -> None:
+    """What was served before a redeployment tells nothing of the model that is here now, until that is back."""
+    await service.publish(4)
+    job_id = await service.serve(1)
+    other = {**INFO, "policy_key": {**INFO["policy_key"], "model": "Toy-0-2"}}
+    await service.hub.claim("idle", other, 0.01)
+    assert await service.hub.upkeep("audits", "next", "idle") is None
+    assert await service.next() == job_id
 
 
 async def test_a_canarys_jobs_come_first(service: Service) -> None:

@@ -29,7 +29,7 @@ from warpcache_ray.serving.audits import (
 )
 
 KEY = PolicyKey(
-    model="Toy",
+    model="Toy-0-1",
     height=32,
     width=32,
     num_frames=9,

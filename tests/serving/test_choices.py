@@ -26,7 +26,8 @@ def offers_of(*of: tuple[str, float, int]) -> dict[str, Offer]:
 def chosen(asked: str | float | None, offers: dict[str, Offer], **of_key: Any) -> Choice:
     """For a request for that quality."""
     key = replace(KEY, **of_key)
-    return choose(asked, key, offers.get, {s: o.document for s, o in offers.items()}, CONFIG)
+    known = {slot: offer.document for slot, offer in offers.items()}
+    return choose(asked, key, lambda slot: [offers[s] for s in offers if s == slot], known, CONFIG)
 
 
 def test_the_key_is_the_requests() -> None:
@@ -64,6 +65,19 @@ def test_a_number_has_the_least_that_is_enough(asked: float, calls: int | None) 
         assert "no published policy keeps an SSIM of 0.985" in choice.origin["why"]
     else:
         assert (choice.policy["max_calls"], choice.origin["quality"]) == (calls, asked)
+
+
+def test_a_canary_takes_no_promise_away() -> None:
+    """A number that the canary at hand doesn't keep has the active version; the slot's name has the canary."""
+    (active,) = offers_of(("high", 0.99, 6)).values()
+    canary = replace(active, document=document(3, ssim=0.97), source=Source.CANARY, version=8)
+
+    def both(slot: str) -> list[Offer]:
+        return [canary, active] if slot == active.slot else []
+
+    for asked, version in ((0.985, 7), (0.96, 8), ("high", 8)):
+        choice = choose(asked, KEY, both, {}, CONFIG)
+        assert choice.origin["version"] == version
 
 
 def test_a_number_is_no_matter_of_decibels() -> None:

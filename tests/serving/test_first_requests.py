@@ -31,19 +31,21 @@ def jobs(*prompts: str, **changes: Any) -> list[Job]:
 
 def test_the_first_prompts_of_a_size() -> None:
     """As many different ones as it takes, in the order in which they were served, with all that shapes a run."""
-    found = planned(jobs(*"abbcd"), 3, 0.99, [])
+    found = planned(jobs(*"abbcd"), "toy", 3, 0.99, [])
     assert found is not None
-    assert found[1] == {"prompts": ["a", "b", "c"], "arguments": SIZE, "quality": 0.99}
-    assert planned(jobs(*"aabb"), 3, 0.99, []) is None
-    assert planned(jobs(*"abc"), 3, 0.99, [found[0]]) is None
+    plan = {"prompts": ["a", "b", "c"], "arguments": SIZE, "quality": 0.99}
+    assert found[1] == {"model": "toy", **plan}
+    assert planned(jobs(*"aabb"), "toy", 3, 0.99, []) is None
+    assert planned(jobs(*"abc"), "toy", 3, 0.99, [found[0]]) is None
+    assert planned(jobs(*"abc"), "another", 3, 0.99, [found[0]]) is not None
 
 
 def test_each_size_by_itself() -> None:
     """The one that is first to have its prompts; then the next."""
     mixed = jobs("a", height=64) + jobs("a", "b") + jobs("b", height=64)
-    name, plan = planned(mixed, 2, 0.9, []) or ("", {})
+    name, plan = planned(mixed, "toy", 2, 0.9, []) or ("", {})
     assert plan["arguments"]["height"] == 32
-    _, plan = planned(mixed, 2, 0.9, [name]) or ("", {})
+    _, plan = planned(mixed, "toy", 2, 0.9, [name]) or ("", {})
     assert plan["arguments"]["height"] == 64
 
 
@@ -54,10 +56,12 @@ def test_each_size_by_itself() -> None:
         {"policy_origin": ORIGIN | {"source": "registry", "slot": "default-0", "version": 1}},
         {"policy_origin": ORIGIN | {"quality": "high"}},
         {"image": "/image.png"},
+        {"removed": True},
+        {"request": {**SIZE, "prompt": "a", "lora": "ink"}},
     ],
 )
 def test_what_says_nothing_of_the_default(changes: dict[str, Any]) -> None:
     """Jobs with a policy, a quality or an image of their own, and those that have a published policy already."""
     plain = jobs(*"ab")
-    assert planned(plain, 2, 0.9, []) is not None
-    assert planned([replace(job, **changes) for job in plain], 2, 0.9, []) is None
+    assert planned(plain, "toy", 2, 0.9, []) is not None
+    assert planned([replace(job, **changes) for job in plain], "toy", 2, 0.9, []) is None

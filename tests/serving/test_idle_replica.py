@@ -19,6 +19,7 @@ from test_ranks import REQUEST, rank_for
 
 from warpcache_ray.policy_document import Target
 from warpcache_ray.policy_slots import slot_id
+from warpcache_ray.serving import auditor
 from warpcache_ray.serving import replica as module
 from warpcache_ray.serving.artifacts import Artifacts
 from warpcache_ray.serving.coordinator import Coordinator
@@ -99,6 +100,7 @@ async def done(hub: Coordinator, job_id: str) -> None:
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "CLAIM_S", 0.05)
+    monkeypatch.setattr(auditor, "KEPT_S", 0.0)
 
 
 async def test_a_bad_policy_is_found_out(

@@ -14,6 +14,9 @@ from warpcache_ray.engine.solver import output_weights
 from warpcache_ray.models import adapter_for
 from warpcache_ray.models.seam import Announcement
 
+BOTH = "cond_uncond"
+"""Both branches in one call."""
+
 
 @dataclass(slots=True)
 class StepClock:
@@ -63,7 +66,8 @@ class StepClock:
         total = said.total or len(scheduler.timesteps)
         # A run that takes up the schedule in its middle counts its steps from there.
         course = self._course if total == len(scheduler.timesteps) else None
-        branch = said.branch or self._branches.of(index, text, self.guided)
+        together = BOTH if self.guided and self._together else None
+        branch = said.branch or together or self._branches.of(index, text, self.guided)
         return Step(index, total, sigma, branch, course)
 
     def _step_index(self, scheduler: Any, timestep: Tensor | None) -> int:
@@ -74,8 +78,14 @@ class StepClock:
         return int((scheduler.timesteps - _value(timestep)).abs().argmin())
 
     @property
+    def _together(self) -> bool:
+        transformer: Any = getattr(self.pipeline, "transformer", None)
+        adapter = adapter_for(transformer)
+        return adapter is not None and adapter.together
+
+    @property
     def guided(self) -> bool:
-        """The run at hand calls uncond after cond at each step."""
+        """The run at hand has an uncond beside cond at each step."""
         return bool(getattr(self.pipeline, "do_classifier_free_guidance", False))
 
     def _read_course(self, scheduler: Any) -> Course | None:

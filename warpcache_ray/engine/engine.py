@@ -22,7 +22,13 @@ from warpcache_ray.engine.install import Installation
 from warpcache_ray.engine.ranks import OneRank, Ranks
 from warpcache_ray.engine.run import OnStep, Run
 from warpcache_ray.engine.session import DEFAULT_BUDGET, SessionStore
-from warpcache_ray.errors import GenerationFailed, InvalidRequest, OutOfMemory, WarpCacheError
+from warpcache_ray.errors import (
+    GenerationFailed,
+    InvalidConfig,
+    InvalidRequest,
+    OutOfMemory,
+    WarpCacheError,
+)
 from warpcache_ray.models import class_name
 from warpcache_ray.models.loras import names_of, wearing
 from warpcache_ray.models.weights import Weights
@@ -41,6 +47,10 @@ class ModelInfo:
     frame_multiple: int
     takes_image: Literal["none", "optional", "required"]
     loras: tuple[str, ...] = ()
+
+
+_NEEDED = ("vae_scale_factor_spatial", "vae_scale_factor_temporal", "scheduler", "vae")
+"""What the engine asks of a pipeline."""
 
 
 class Engine:
@@ -68,7 +78,12 @@ class Engine:
 
     @property
     def info(self) -> ModelInfo:
-        """What this model can make."""
+        """What this model can make.
+
+        Raises:
+            InvalidConfig: its pipeline isn't of the kind that can be served.
+        """
+        self._check_pipeline()
         transformer = self.pipeline.transformer
         patch = transformer.config.patch_size
         patch = patch[-1] if isinstance(patch, (tuple, list)) else patch
@@ -84,6 +99,15 @@ class Engine:
             _takes_image(self.pipeline),
             names_of(self.pipeline),
         )
+
+    def _check_pipeline(self) -> None:
+        kind = type(self.pipeline).__name__
+        missing = [name for name in _NEEDED if not hasattr(self.pipeline, name)]
+        if "callback_on_step_end" not in inspect.signature(self.pipeline.__call__).parameters:
+            missing.append("callback_on_step_end")
+        if missing:
+            said = f"model.path: {kind} has no {', '.join(missing)}, without which it can't be served; in Python "
+            raise InvalidConfig(f"{said}enable_dit_cache takes it", "model.path")
 
     @contextmanager
     def plain(self) -> Iterator[Any]:

@@ -68,8 +68,9 @@ class StepEvent:
     seconds: float
     decisions: tuple[Record, ...]
     stats: CacheStats
-    checkpoint: Callable[[], Checkpoint]
-    """What a later run needs to go on from here; to be called before the run does."""
+    checkpoint: Callable[[], Checkpoint] | None
+    """What a later run needs to go on from here; to be called before the run does. None where a video is made in
+    several runs, and this isn't the first."""
 
 
 @dataclass(frozen=True, slots=True)

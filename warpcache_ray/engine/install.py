@@ -58,6 +58,8 @@ class Installation:
         self.epoch = 0
         """How often the transformers' LoRAs have changed."""
         self._loras: dict[str, tuple[Any, ...]] = {}
+        self._heard: dict[str, int] = {}
+        """The run in which each transformer was looked at."""
         self._identity: str | None = None
         self._clock = StepClock(target if hasattr(target, "scheduler") else None)
         self._run = 0
@@ -168,7 +170,6 @@ class Installation:
         if not isinstance(arguments.get("hidden_states"), Tensor):
             # A list of latents, one for each sample: of these none is cached.
             return proceed()
-        self._heed_loras(transformer)
         asked = self._asked(transformer, said, arguments, proceed)
         session = asked.call.session
         if asked.call.step.index < session.start:
@@ -185,7 +186,7 @@ class Installation:
         return out
 
     def _heed_loras(self, transformer: nn.Module) -> None:
-        """With other LoRAs than at the last call it is another model: what was kept of the former holds no more."""
+        """With other LoRAs than in the last run it is another model: what was kept of the former holds no more."""
         name, now = self._names[id(transformer)], loras(transformer)
         if now == self._loras.get(name, ()):
             return
@@ -206,6 +207,9 @@ class Installation:
         second = name == _TRANSFORMERS[1]
         text = arguments.get("encoder_hidden_states")
         step = self._clock.tick(said, arguments.get("timestep"), second, text)
+        if self._heard.get(name) != self._clock.runs:
+            self._heard[name] = self._clock.runs
+            self._heed_loras(transformer)
         session, where = self._session(), Where(name, step.branch)
         stack, config = self._stacks.get(name), transformer.config
         adapter = stack.adapter if stack is not None else None
@@ -230,6 +234,7 @@ class Installation:
             # Pipelines that make a video in chunks denoise each in a run of its own.
             if self._clock.pipeline is not None and opened.run not in (None, self._clock.runs):
                 self.store.drop(opened)
+                opened.start = 0
             opened.run = self._clock.runs
             return opened
         if self.last is None or self._run != self._clock.runs:

@@ -38,6 +38,8 @@ class Run:
     began: float = field(default_factory=time.perf_counter)
     boundary: float | None = None
     latents: Tensor | None = None
+    _step: int = 0
+    _first: bool = True
     _told: int = 0
     _queued: Any = None
 
@@ -52,6 +54,8 @@ class Run:
             GenerationFailed: the final latents hold what is no number.
         """
         step, total = index + 1, pipe.num_timesteps
+        # A video in chunks has a run for each.
+        self._first, self._step = self._first and step > self._step, step
         if self.checkpoint is not None and step <= self.checkpoint.step:
             return self._passed(self.checkpoint, pipe.scheduler, step, total)
         self.latents = tensors["latents"]
@@ -84,6 +88,8 @@ class Run:
         if step < checkpoint.step:
             return {}
         self.latents = checkpoint.restore(scheduler, self.generator)
+        # It is of the first run, where a video is made in several.
+        self.checkpoint = None
         # Where no step is left this is the last one's end.
         self.boundary = time.perf_counter() if step == total else None
         return {"latents": self.latents}
@@ -99,7 +105,8 @@ class Run:
             return capture(scheduler, step, total, latents, rng)
 
         decisions, stats = self._decisions(), self.session.stats
-        return StepEvent(step - 1, total, now - since, decisions, stats, checkpoint)
+        kept = checkpoint if self._first else None
+        return StepEvent(step - 1, total, now - since, decisions, stats, kept)
 
     def _decisions(self) -> tuple[Record, ...]:
         """Those since the last boundary."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,11 +12,15 @@ from warpcache_ray.core.policy import Policy
 from warpcache_ray.engine.engine import Engine
 from warpcache_ray.engine.events import Generation, Result
 from warpcache_ray.engine.fingerprints import policy_key
+from warpcache_ray.errors import InvalidRequest
 from warpcache_ray.evaluation.kept import Kept, Measured
 from warpcache_ray.evaluation.pairs import MEASURES, compare
 from warpcache_ray.evaluation.suite import Sample
 from warpcache_ray.policy_spec import describe_policy, parse_policy
 from warpcache_ray.video import write_video
+
+MADE = "made.json"
+"""Beside videos that were made here: their settings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +46,22 @@ class Maker:
         return self.engine.generate(asked, policy or self.policy)
 
     def write(self, sample: Sample, folder: Path) -> None:
-        """The sample's video as a file, unless it is there."""
-        file = folder / f"{sample.name}.mp4"
+        """The sample's video as a file, unless it is there.
+
+        Raises:
+            InvalidRequest: the folder has videos that weren't made with these settings.
+        """
+        file, about = folder / f"{sample.name}.mp4", folder / MADE
+        told = json.dumps(self.settings, indent=1, sort_keys=True)
+        if any(folder.glob("*.mp4")) and not (about.is_file() and about.read_text() == told):
+            raise InvalidRequest(
+                f"videos = {str(folder)!r}: has videos that weren't made with these settings; it must be another "
+                "folder, or an empty one",
+                "videos",
+            )
         if not file.exists():
             folder.mkdir(parents=True, exist_ok=True)
+            about.write_text(told)
             write_video(file, self.make(sample.prompt, sample.seed).frames, self.fps, "mp4")
 
     def pair(self, name: str, prompt: str, seed: int, folder: Path, kept: Kept) -> Measured:

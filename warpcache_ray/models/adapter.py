@@ -40,7 +40,8 @@ class ModelAdapter:
     `latent` names the axes of what it denoises: batch, channels, time, height, width, or tokens (n) where pipelines
     pack these; `sizes` are then the arguments that tell frames, rows and columns. Of its channels the first
     config[`noisy`] are denoised, the rest is conditioning. `guidance` is added to the pipelines' scale where that
-    weighs cond − uncond on top of cond, not of uncond.
+    weighs cond − uncond on top of cond, not of uncond. Pipelines that are guided make both branches in one call where
+    `together` says so, and announce nothing.
     """
 
     transformer: str
@@ -49,6 +50,7 @@ class ModelAdapter:
     sizes: tuple[str, str, str] | None = None
     noisy: str = "out_channels"
     guidance: float = 0.0
+    together: bool = False
     pack: Pack = packed
 
     @property

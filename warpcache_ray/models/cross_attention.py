@@ -6,12 +6,14 @@ from warpcache_ray.models.adapter import BlockList, ModelAdapter
 
 _LISTS = (BlockList("transformer_blocks"),)
 
-ALLEGRO = ModelAdapter("AllegroTransformer3DModel", _LISTS)
-SANA_VIDEO = ModelAdapter("SanaVideoTransformer3DModel", _LISTS)
-SANA = ModelAdapter("SanaTransformer2DModel", _LISTS, latent="bchw")
-PIXART = ModelAdapter("PixArtTransformer2DModel", _LISTS, latent="bchw", noisy="in_channels")
+ALLEGRO = ModelAdapter("AllegroTransformer3DModel", _LISTS, together=True)
+SANA_VIDEO = ModelAdapter("SanaVideoTransformer3DModel", _LISTS, together=True)
+SANA = ModelAdapter("SanaTransformer2DModel", _LISTS, latent="bchw", together=True)
+PIXART = ModelAdapter(
+    "PixArtTransformer2DModel", _LISTS, latent="bchw", noisy="in_channels", together=True
+)
 HUNYUAN_DIT = ModelAdapter(
-    "HunyuanDiT2DModel", (BlockList("blocks"),), latent="bchw", noisy="in_channels"
+    "HunyuanDiT2DModel", (BlockList("blocks"),), latent="bchw", noisy="in_channels", together=True
 )
 """Blocks of the second half also read what one of the first half gave: leave out all of them or each by itself."""
 LUMINA2 = ModelAdapter(

@@ -12,7 +12,9 @@ _JOINED = (
 )
 
 ADAPTER = ModelAdapter("FluxTransformer2DModel", _APART, latent="bnc")
-BRIA = ModelAdapter("BriaTransformer2DModel", _APART, latent="bnc", noisy="in_channels")
+BRIA = ModelAdapter(
+    "BriaTransformer2DModel", _APART, latent="bnc", noisy="in_channels", together=True
+)
 OVIS = ModelAdapter("OvisImageTransformer2DModel", _APART, latent="bnc")
 FLUX2 = ModelAdapter("Flux2Transformer2DModel", _JOINED, latent="bnc")
 CHROMA = ModelAdapter("ChromaTransformer2DModel", _JOINED, latent="bnc")
@@ -23,4 +25,5 @@ AURAFLOW = ModelAdapter(
         BlockList("single_transformer_blocks", prefixed=True),
     ),
     latent="bchw",
+    together=True,
 )

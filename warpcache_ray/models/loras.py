@@ -70,13 +70,15 @@ def wearing(pipeline: Any, name: str | None, scale: float) -> Iterator[None]:
 
 
 def loras(transformer: nn.Module) -> tuple[Any, ...]:
-    """The LoRA of each layer, with its scale; equal for equal features. Empty, at no cost, without LoRAs."""
+    """The LoRA of each layer, with its scale; equal for equal features. Empty where none is worn; walks all modules
+    where some are loaded."""
     if not getattr(transformer, "_hf_peft_config_loaded", False):
         return ()
     layers: Iterator[Any] = (each for each in transformer.modules() if hasattr(each, "lora_A"))
-    return tuple(
+    worn = tuple(
         ()
         if layer.disable_adapters
         else (tuple(layer.active_adapters), tuple(layer.scaling.items()))
         for layer in layers
     )
+    return worn if any(worn) else ()

@@ -8,4 +8,5 @@ ADAPTER = ModelAdapter(
     "SD3Transformer2DModel",
     (BlockList("transformer_blocks", ("encoder_hidden_states", "hidden_states")),),
     latent="bchw",
+    together=True,
 )

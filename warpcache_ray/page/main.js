@@ -10,7 +10,7 @@ import * as timeline from "./timeline.js";
 import { calls, duration, element, ENDED, plannedCalls, soFar, uncached } from "./words.js";
 
 const LOOK_MS = 4000;
-const REPEATED = ["prompt", "negative_prompt", "width", "height", "num_frames", "fps", "num_inference_steps", "guidance_scale", "seed", "output_format"];
+const REPEATED = ["prompt", "negative_prompt", "width", "height", "num_frames", "fps", "num_inference_steps", "guidance_scale", "seed", "output_format", "lora", "lora_scale"];
 
 const at = (id) => document.getElementById(id);
 const [ours, theirs] = [new Screen("ours"), new Screen("theirs")];

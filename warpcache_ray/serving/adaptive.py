@@ -88,10 +88,15 @@ def lowered(
 def _rungs(
     asked: str | None, floor: Lossy, own: float, steps: int, policy_for: PolicyFor
 ) -> list[tuple[Lossy, Choice, float]]:
-    """The qualities below what is asked for, with their policies and shares. What isn't a named one may lie anywhere
-    on the ladder, and isn't lowered to what costs as much."""
+    """The qualities below what is asked for, with their policies and shares; none that costs more than one above it,
+    for names say little of what is published for them. What isn't a named one may lie anywhere on the ladder, and isn't
+    lowered to what costs as much."""
     first = LADDER.index(asked) + 1 if asked in LADDER else 0
     lower = LADDER[first : LADDER.index(floor) + 1]
-    choices = [(quality, policy_for(quality)) for quality in lower]
-    rungs = [(q, choice, expected_share(choice.policy, steps)) for q, choice in choices]
-    return [rung for rung in rungs if asked in LADDER or rung[2] < own]
+    rungs: list[tuple[Lossy, Choice, float]] = []
+    for quality in lower:
+        choice, above = policy_for(quality), rungs[-1][2] if rungs else own
+        share = expected_share(choice.policy, steps)
+        if share <= above and (asked in LADDER or share < own):
+            rungs.append((quality, choice, share))
+    return rungs

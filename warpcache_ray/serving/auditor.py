@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from warpcache_ray.config import ServiceConfig
@@ -29,6 +30,8 @@ TRIES = 2
 ROUNDS = 5
 """Steps at a time, lost races among them; what is left is taken after the next audit."""
 SHOWN = 50
+KEPT_S = 5.0
+"""How long after its end a job's latents may still be on their way to the storage."""
 
 
 class Auditor:
@@ -56,10 +59,16 @@ class Auditor:
         self._over: set[str] = set()
         """Jobs that need no audit (any more)."""
         self._looked = False
+        self._choosing = asyncio.Lock()
+        """So that no two replicas are given the same."""
 
     async def next(self, replica: str) -> dict[str, Any] | None:
         """The next audit for an idle replica, the one that it has left off if there is one; None if there is nothing to
         audit, or the replica is needed."""
+        async with self._choosing:
+            return await self._next(replica)
+
+    async def _next(self, replica: str) -> dict[str, Any] | None:
         if not self._looked:
             # One that died may have counted an audit, and not done what follows of that.
             await self._settle_all()
@@ -119,7 +128,8 @@ class Auditor:
         document = parse_document((await self._policies.version(slot, number)).document)
         quality = {"psnr": round(psnr, 3), "ssim": round(ssim, 6)}
         kept = keeps(document, {"psnr": psnr, "ssim": ssim})
-        await self._store.count(job.id, slot, number, kept, quality)
+        if await self._store.count(job.id, slot, number, kept, quality) is None:
+            return
         self._metrics.audited("kept" if kept else "missed", psnr, ssim)
         if not kept:
             told = {"job_id": job.id, "target": str(document.target), **quality}
@@ -129,22 +139,25 @@ class Auditor:
         live = self._fleet.live(self._config().lease_s)
         self._at = {other: job for other, job in self._at.items() if other in live}
         left_off = self._at.pop(replica, None)
-        taken = set(self._at.values())
-        promising: dict[str, set[int]] = {}
+        taken, model = set(self._at.values()), _model_of(live.get(replica, {}))
+        promising: dict[str, dict[int, str]] = {}
         for job in self._candidates(left_off):
             slot, number = sampling.served_by(job)
             if slot not in promising:
                 promising[slot] = _promising(await self._policies.read(slot))
-            if job.id in taken:
+            made_by = promising[slot].get(number)
+            # What another model has made, which may be served again, tells nothing here.
+            if job.id in taken or made_by not in (None, model):
                 continue
-            if number in promising[slot] and await self._store.audited(job.id) is None:
+            if made_by is not None and await self._store.audited(job.id) is None:
                 return job
             self._over.add(job.id)
         return None
 
     def _candidates(self, left_off: str | None) -> list[Job]:
         """What was left off, then canaries' jobs, the newest first, for what is in force now is to be known soon."""
-        share, ended = self._config().audits.share, self._jobs.having(Status.SUCCEEDED)
+        share, until = self._config().audits.share, time.time() - KEPT_S
+        ended = self._jobs.having(Status.SUCCEEDED)
         known = {job.id for job in ended}
         self._over &= known
         self._begun = Counter({id: times for id, times in self._begun.items() if id in known})
@@ -154,7 +167,7 @@ class Auditor:
                 continue
             if job.removed or not sampling.wanted(job, share):
                 self._over.add(job.id)
-            else:
+            elif (job.finished_at or 0) <= until:
                 found.append(job)
         return sorted(found, key=lambda j: (j.id != left_off, not sampling.of_canary(j)))
 
@@ -220,11 +233,17 @@ class Auditor:
         await self._store.tell(Event(kind, {"slot": slot, "version": number, **data, "at": at}))
 
 
-def _promising(policies: Policies) -> set[int]:
-    """The versions in force that name a quality to keep."""
+def _promising(policies: Policies) -> dict[int, str]:
+    """The versions in force that name a quality to keep, and the model that each is for."""
     in_force = [version for version in (policies.active, policies.canary) if version is not None]
-    return {v.number for v in in_force if _promises(parse_document(v.document))}
+    documents = {version.number: parse_document(version.document) for version in in_force}
+    return {number: each.key.model for number, each in documents.items() if _promises(each)}
 
 
 def _promises(document: PolicyDocument) -> bool:
     return promise_of(document) is not None
+
+
+def _model_of(info: Mapping[str, Any]) -> str | None:
+    """As policies name the model that a replica has told of."""
+    return info["policy_key"]["model"] if info else None

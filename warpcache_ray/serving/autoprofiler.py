@@ -57,19 +57,22 @@ class AutoProfiler:
         """What an idle replica is to profile, by its plan; None if there is nothing, or it is needed."""
         if self._jobs.count(Status.QUEUED) or self._fleet.retired(replica):
             return None
-        plans = await self._store.plans()
+        live = self._fleet.live(self._config().lease_s)
+        if replica not in live:
+            return None
+        model, plans = live[replica]["policy_key"]["model"], await self._store.plans()
         wish = self._config().profiler
         ended = self._jobs.having(Status.SUCCEEDED)
-        found = first_requests.planned(ended, wish.profile_requests, wish.quality, plans)
+        found = first_requests.planned(ended, model, wish.profile_requests, wish.quality, plans)
         if found is not None:
             group, plan = found
             await self._store.plan(group, plan)
             plans[group] = plan
-        live = self._fleet.live(self._config().lease_s)
         self._at = {other: group for other, group in self._at.items() if other in live}
         elsewhere = {group for other, group in self._at.items() if other != replica}
         for group, plan in plans.items():
-            if "end" not in plan and group not in elsewhere and self._begun[group] < TRIES:
+            ended_or_anothers = "end" in plan or plan["model"] != model
+            if not (ended_or_anothers or group in elsewhere or self._begun[group] >= TRIES):
                 self._at[replica] = group
                 self._begun[group] += 1
                 return {"group": group, **plan}
@@ -102,8 +105,8 @@ class AutoProfiler:
         await self._end(replica, group, "profiled", slot=slot, calls=policy.expected["calls"])
 
     async def _end(self, replica: str, group: str, kind: str, **told: Any) -> None:
-        plan = (await self._store.plans()).get(group, {})
-        await self._store.end(group, {**plan, "end": kind})
+        # The prompts are the clients' own: no longer than they are needed.
+        await self._store.end(group, {"end": kind})
         self._at.pop(replica, None)
         event = {"group": group, **told, "at": round(time.time(), 3)}
         await self._events.tell(Event(kind, event))

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
@@ -72,8 +72,8 @@ class Choice:
 
 Asked = Quality | float | None
 """A name, the SSIM to keep, or nothing."""
-Offers = Callable[[str], Offer | None]
-"""What a slot offers to the job at hand."""
+Offers = Callable[[str], Sequence[Offer]]
+"""What a slot offers to the job at hand, the first one to who asks for the slot."""
 
 
 def given(policy: Mapping[str, Any]) -> Choice:
@@ -105,9 +105,10 @@ def choose(
         origin = _origin(Source.REQUEST, asked, "exact is uncached")
         return Choice(describe_policy(_configured(asked, config)), origin)
     if isinstance(asked, float):
-        offer = _enough(asked, [offers(slot_id(quality, key)) for quality in QUALITIES])
+        all_of_key = (each for quality in QUALITIES for each in offers(slot_id(quality, key)))
+        offer = _enough(asked, all_of_key)
     else:
-        offer = offers(slot_id(asked or DEFAULT, key))
+        offer = next(iter(offers(slot_id(asked or DEFAULT, key))), None)
     if offer is not None:
         origin = _origin(offer.source, asked, offer.why, offer.slot, offer.version)
         return Choice(offer.document.policy, origin)
@@ -134,8 +135,8 @@ def _configured(asked: Quality | None, config: ServiceConfig) -> Policy:
     return config.default_policy if asked is None else config.quality_policy(asked)
 
 
-def _enough(ssim: float, offers: Iterable[Offer | None]) -> Offer | None:
-    fine = [offer for offer in offers if offer is not None and _keeps(ssim, offer.document)]
+def _enough(ssim: float, offers: Iterable[Offer]) -> Offer | None:
+    fine = [offer for offer in offers if _keeps(ssim, offer.document)]
     return min(fine, key=lambda offer: offer.document.target.bound, default=None)
 
 

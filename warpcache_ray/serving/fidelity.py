@@ -28,6 +28,9 @@ SAME = (
     "num_frames",
     "num_inference_steps",
     "guidance_scale",
+    "lora",
+    "lora_scale",
+    "image",
 )
 """What two jobs have in common that differ in nothing but the cache."""
 

@@ -16,17 +16,16 @@ SETTINGS = (
     "num_frames",
     "num_inference_steps",
     "guidance_scale",
-    "negative_prompt",
 )
 CONFIGURED = "configuration"
 
 
 def planned(
-    ended: Iterable[Job], requests: int, quality: float, known: Iterable[str]
+    ended: Iterable[Job], model: str, requests: int, quality: float, known: Iterable[str]
 ) -> tuple[str, dict[str, Any]] | None:
-    """The first group of jobs with the same settings that has so many different prompts and isn't known, by name, and
-    its plan; None if there is none. Only jobs count that asked for no policy, quality, image or LoRA, and that none of
-    the registry has served."""
+    """The first group of jobs with the same settings that has so many different prompts and isn't known for the model,
+    by name, and its plan; None if there is none. Only jobs count that asked for no policy, quality, image or LoRA, and
+    that none of the registry has served."""
     groups: dict[str, dict[str, None]] = defaultdict(dict)
     settings: dict[str, dict[str, Any]] = {}
     known = set(known)
@@ -34,14 +33,14 @@ def planned(
         if not _counts(job):
             continue
         asked = {name: job.request[name] for name in SETTINGS if name in job.request}
-        group = digest(asked)
+        group = digest({"model": model, **asked})
         if group in known:
             continue
         settings[group] = asked
         groups[group][job.request["prompt"]] = None
         if len(groups[group]) == requests:
-            plan = {"prompts": list(groups[group]), "arguments": asked, "quality": quality}
-            return group, plan
+            plan = {"model": model, "prompts": list(groups[group]), "arguments": asked}
+            return group, plan | {"quality": quality}
     return None
 
 
@@ -52,4 +51,5 @@ def _counts(job: Job) -> bool:
         and origin.get("quality") == "default"
         and job.image is None
         and "lora" not in job.request
+        and not job.removed
     )

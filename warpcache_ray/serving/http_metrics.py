@@ -62,13 +62,23 @@ class _Counting:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        began = time.perf_counter()
+        began, counted = time.perf_counter(), False
 
-        async def count(message: Message) -> None:
+        def count(status: int) -> None:
+            nonlocal counted
+            counted, seconds = True, time.perf_counter() - began
+            route = getattr(scope.get("route"), "path", NO_ROUTE)
+            self.metrics.answered(scope["method"], route, status, seconds)
+
+        async def seen(message: Message) -> None:
             if message["type"] == "http.response.start":
-                seconds = time.perf_counter() - began
-                route = getattr(scope.get("route"), "path", NO_ROUTE)
-                self.metrics.answered(scope["method"], route, message["status"], seconds)
+                count(message["status"])
             await send(message)
 
-        await self.app(scope, receive, count)
+        try:
+            await self.app(scope, receive, seen)
+        except Exception:
+            # Starlette answers it outside all middleware.
+            if not counted:
+                count(500)
+            raise

@@ -97,7 +97,7 @@ TABLE = (
     _histogram("cancel_latency_seconds", "wish to end a running job to its end", SHORT),
     _gauge("jobs_running", "jobs that replicas are at"),
     _gauge("queue_jobs", "jobs that wait", "priority", values=PRIORITIES),
-    _gauge("queue_cost_seconds", "worker-seconds that they will take"),
+    _gauge("queue_cost_seconds", "seconds of a replica that they will take"),
     _histogram("queue_wait_seconds", "submission (or loss) to a replica's claim", _LONG),
     _counter("attempts_started_total", "claims of a job by a replica"),
     _counter("attempts_ended_total", "attempts by how they ended; `lost`: worker or storage failed", "end", values=End),

@@ -39,7 +39,7 @@ class Pastime:
             config = self._replica.config
             while config.audits.share and await self._audit():
                 continue
-            if config.profiler.auto_profile:
+            if config.profiler.auto_profile and not self._replica.failed:
                 await self._profile()
         except RayTaskError:
             log.exception("nothing came of being idle")

@@ -270,10 +270,11 @@ class Rank:
         done, every = event.index + 1, self.config.checkpoint_every
         with self._lock:
             handed_back = self._handed_back == own.id and done < event.total
-        if own.keeper and handed_back:
-            own.keeper.keep(event.checkpoint())
-        elif own.keeper and every and done < event.total and done % every == 0:
-            own.keeper.offer(event.checkpoint)
+        checkpoint = event.checkpoint
+        if own.keeper and handed_back and checkpoint:
+            own.keeper.keep(checkpoint())
+        elif own.keeper and checkpoint and every and done < event.total and done % every == 0:
+            own.keeper.offer(checkpoint)
         with self._lock:
             own.step, own.total = done, event.total
             drifts = (record.decision.drift for record in event.decisions)

@@ -136,7 +136,7 @@ class Registry:
         return choose(
             asked["quality"],
             key_of(request, info),
-            lambda slot: self._offer(slot, job_id),
+            lambda slot: self._offers(slot, job_id),
             self._known(),
             self._config(),
         )
@@ -167,13 +167,18 @@ class Registry:
             return job
         return with_policy(job, choice.policy, choice.origin)
 
-    def _offer(self, slot: str, job_id: str) -> Offer | None:
-        known = None if self.away else self._slots.get(slot)
+    def _offers(self, slot: str, job_id: str) -> list[Offer]:
+        known, found = None if self.away else self._slots.get(slot), []
         if known is not None:
             if known.canary is not None and in_canary(job_id, known.policies.share):
-                return known.canary
+                found.append(known.canary)
             if known.active is not None:
-                return known.active
+                return [*found, known.active]
+        instead = self._instead(slot)
+        return [*found, instead] if instead is not None else found
+
+    def _instead(self, slot: str) -> Offer | None:
+        """What stands in for an active version."""
         kept = self._last_known.found.get(slot)
         if kept is not None:
             version, document = kept

@@ -76,11 +76,20 @@ def certify(
         allowed_misses=allowed,
         share=promise.share,
         delta=promise.delta,
-        share_kept=round(share_kept(len(fresh), misses[last], promise.delta), 4),
+        share_kept=round(_kept(len(fresh), misses, last, passed > 0, promise), 4),
         policies_tested=len(misses),
         prompts_sha256=prompts_digest(fresh),
     )
     return policies[last], certificate
+
+
+def _kept(
+    requests: int, misses: Sequence[int], chosen: int, certified: bool, promise: Promise
+) -> float:
+    """At least this share keeps the quality: exact for each of the policies that were looked at, so also for the one
+    that was chosen among them (Bonferroni); what is certified keeps what was promised."""
+    bound = share_kept(requests, misses[chosen], promise.delta / len(misses))
+    return max(bound, promise.share) if certified else bound
 
 
 def sequence(profile: Profile) -> list[Auto]:

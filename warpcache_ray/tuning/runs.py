@@ -158,7 +158,7 @@ class Runs:
         return _packed(
             frames=_pixels(recording.result),
             gram=recording.gram().numpy(),
-            blocks=np.array([recording.blocks[b] for b in recording.branches], np.float32),
+            blocks=np.array([recording.blocks.get(b, []) for b in recording.branches], np.float32),
             about=np.array(json.dumps(about)),
             **trajectory,
         )

@@ -113,8 +113,8 @@ class Auto(Policy):
         return 2
 
     def misfit(self, features: Features) -> str | None:
-        """The calibrated grid differs; an input may have more channels than an output (image to video)."""
-        same = self.shape is None or tuple(features.input.shape[2:]) == tuple(self.shape[1:])
+        """The calibrated shape differs."""
+        same = self.shape is None or tuple(features.input.shape[1:]) == tuple(self.shape)
         return None if same else "calibrated for another shape"
 
     def decide(self, state: BranchState, step: Step, reading: Reading) -> Decision:
