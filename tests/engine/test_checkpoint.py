@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ def _stopped(engine: Engine, at: int, policy: Any = NEVER, **resuming: Any) -> C
 
     def on_step(event: StepEvent) -> Control:
         if event.index + 1 == at:
+            assert event.checkpoint is not None
             kept.append(event.checkpoint().to_bytes())
         return Control(cancel=event.index + 1 == at)
 
@@ -132,6 +134,30 @@ def test_auto_keeps_its_quality() -> None:
     resumed = engine.generate(ask, policy, checkpoint=kept[0])
     assert psnr(resumed.frames, exact.frames) > psnr(once.frames, exact.frames) - 1.0
     assert resumed.stats.hits > 0
+
+
+def test_a_video_of_two_runs_goes_on_in_its_first(folders: dict[str, Path]) -> None:
+    """What was made before is of the first run alone: the second one is whole, and offers no checkpoint of its own."""
+    engine = Engine.load(folders["wan"])
+    once = type(engine.pipeline)
+
+    class Twice(once):  # type: ignore[misc,valid-type]
+        @wraps(once.__call__)
+        def __call__(self, **arguments: Any) -> Any:
+            super().__call__(**arguments)
+            return super().__call__(**arguments)
+
+    engine.pipeline.__class__ = Twice
+    offered: list[bool] = []
+
+    def on_step(event: StepEvent) -> Control:
+        offered.append(event.checkpoint is not None)
+        return Control()
+
+    whole = engine.generate(_request(), NEVER, on_step)
+    assert offered == [True] * STEPS + [False] * STEPS
+    again = engine.generate(_request(), NEVER, checkpoint=_stopped(engine, 3))
+    assert again.latents_sha256 == whole.latents_sha256
 
 
 def test_what_is_no_checkpoint_is_refused(folders: dict[str, Path]) -> None:
