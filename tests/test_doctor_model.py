@@ -29,6 +29,24 @@ def test_a_whole_folder(folders: dict[str, Path]) -> None:
     assert told["branches"][1] == "announced by the pipeline"
     assert _told(folders["hunyuan"])["transformer: guidance"][1].startswith("distilled")
     assert _told(folders["cosmos"])["branches"][1].startswith("not announced")
+    assert {_told(folder)["serving"][0] for folder in folders.values()} == {"ok"}
+
+
+def test_pipelines_that_the_service_cannot_run_are_told(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """By what they lack: of the VAE, or of their call."""
+    folder = tmp_path / "model"
+    shutil.copytree(folders["wan"], folder)
+    index = json.loads((folder / "model_index.json").read_text())
+    for pipeline, lacks in (
+        ("LTXPipeline", "vae_scale_factor_spatial"),
+        ("HunyuanVideo15Pipeline", "callback_on_step_end"),
+    ):
+        (folder / "model_index.json").write_text(json.dumps({**index, "_class_name": pipeline}))
+        state, text = _told(folder)["serving"]
+        assert state == "absent"
+        assert lacks in text
 
 
 @pytest.mark.parametrize("lost", ["vae", "text_encoder", "transformer/*.safetensors"])
@@ -41,7 +59,7 @@ def test_what_is_missing_is_named(folders: dict[str, Path], tmp_path: Path, lost
     name = lost.partition("/")[0]
     state, text = _told(folder)[name]
     assert state == "broken"
-    assert str(folder / name) in text
+    assert f"{name}/" in text
 
 
 def test_a_folder_that_is_none(tmp_path: Path) -> None:

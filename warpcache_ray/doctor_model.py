@@ -4,53 +4,39 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from warpcache_ray.doctor import Finding
+from warpcache_ray.errors import InvalidConfig
+from warpcache_ray.model_folder import INDEX, components, read_json
 
 _TRANSFORMERS = ("transformer", "transformer_2")
-_WEIGHTS = ("*.safetensors", "*.bin", "*.gguf")
 
 
 def model_findings(folder: Path) -> list[Finding]:
     """All that is to be said of a pipeline's folder. Weights aren't loaded."""
     try:
-        index = _read(folder / "model_index.json")
-    except (OSError, ValueError) as error:
-        why = f"{folder / 'model_index.json'} can't be read ({error}); give the folder of a diffusers pipeline"
+        pipeline = str(read_json(folder / INDEX).get("_class_name"))
+        listed = list(components(folder))
+    except InvalidConfig as error:
+        why = f"{error.message}; give the folder of a diffusers pipeline"
         return [Finding("model", "broken", why)]
-    components = {name: kind for name, kind in index.items() if _is_component(kind)}
-    found = [Finding("pipeline", "ok", str(index.get("_class_name")))]
-    found += [_component(folder, name, kind[1]) for name, kind in components.items()]
-    for name in _TRANSFORMERS:
-        if name in components and (folder / name / "config.json").exists():
-            found += _cache(name, components[name][1], _read(folder / name / "config.json"))
-    if not any(name in components for name in _TRANSFORMERS):
-        found.append(Finding("cache", "broken", "no transformer among the components: no DiT"))
-    else:
-        found.append(_branches(str(index.get("_class_name"))))
-    return found
-
-
-def _read(file: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(file.read_text())
-    return content
-
-
-def _is_component(kind: Any) -> bool:
-    return isinstance(kind, list) and len(kind) == 2 and kind[1] is not None
-
-
-def _component(folder: Path, name: str, kind: str) -> Finding:
-    place = folder / name
-    if not place.is_dir():
-        return Finding(name, "broken", f"missing: {kind} belongs into {place}")
-    if (place / "config.json").exists() and not any(any(place.rglob(w)) for w in _WEIGHTS):
-        return Finding(name, "broken", f"no weights in {place} (looked for {', '.join(_WEIGHTS)})")
-    return Finding(name, "ok", kind)
+    found = [Finding("pipeline", "ok", pipeline)]
+    found += [
+        Finding(name, "broken", f"{kind}: there is {missing}")
+        if missing
+        else Finding(name, "ok", kind)
+        for name, kind, missing in listed
+    ]
+    transformers = [(name, kind) for name, kind, _ in listed if name in _TRANSFORMERS]
+    for name, kind in transformers:
+        if (folder / name / "config.json").exists():
+            found += _cache(name, kind, read_json(folder / name / "config.json"))
+    if not transformers:
+        return [*found, Finding("cache", "broken", "no transformer among the components: no DiT")]
+    return [*found, _branches(pipeline), *_serving(pipeline)]
 
 
 def _cache(name: str, kind: str, config: dict[str, Any]) -> Iterator[Finding]:
@@ -106,3 +92,23 @@ def _branches(pipeline: str) -> Finding:
         "announced by the pipeline" if announced else "not announced; told by the text of each call"
     )
     return Finding("branches", "ok", how)
+
+
+def _serving(pipeline: str) -> Iterator[Finding]:
+    """What the engine asks of a pipeline, read off its class."""
+    from warpcache_ray.engine.engine import CALLED_BACK, NEEDED
+
+    kind = getattr(importlib.import_module("diffusers"), pipeline, None)
+    if kind is None:
+        return
+    made = "".join(
+        inspect.getsource(c.__init__) for c in kind.__mro__ if c.__module__ == kind.__module__
+    )
+    missing = [name for name in NEEDED if name not in made]
+    if CALLED_BACK not in inspect.signature(kind.__call__).parameters:
+        missing.append(CALLED_BACK)
+    if missing:
+        why = f"in Python only (enable_dit_cache): {pipeline} has no {', '.join(missing)}"
+        yield Finding("serving", "absent", why)
+    else:
+        yield Finding("serving", "ok", f"{pipeline} has what the service asks of one")

@@ -21,8 +21,7 @@ def check_components(folder: Path, elsewhere: tuple[str, ...] = ()) -> None:
     Raises:
         InvalidConfig: one isn't; names it, its class and what is missing.
     """
-    for name, kind in _components(folder):
-        missing = _missing(folder / name, kind, name in elsewhere)
+    for name, kind, missing in components(folder, elsewhere):
         if missing is not None:
             raise InvalidConfig(
                 f"model.path = {str(folder)!r}: its {INDEX} names {name} ({kind}), but there is {missing}; copy or "
@@ -31,11 +30,19 @@ def check_components(folder: Path, elsewhere: tuple[str, ...] = ()) -> None:
             )
 
 
-def _components(folder: Path) -> Iterator[tuple[str, str]]:
+def components(
+    folder: Path, elsewhere: tuple[str, ...] = ()
+) -> Iterator[tuple[str, str, str | None]]:
+    """Each component that a pipeline's index names, its class, and what is missing of it, in words; weights that are
+    `elsewhere` aren't.
+
+    Raises:
+        InvalidConfig: the index, or one of a component's weights, can't be read.
+    """
     for name, given in read_json(folder / INDEX).items():
         # What comes from other libraries, such as a guardrail, is looked for by them.
         if isinstance(given, list) and given[0] in _LIBRARIES and given[1]:
-            yield name, given[1]
+            yield name, given[1], _missing(folder / name, given[1], name in elsewhere)
 
 
 def _missing(place: Path, kind: str, elsewhere: bool) -> str | None:

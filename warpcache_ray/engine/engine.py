@@ -49,8 +49,10 @@ class ModelInfo:
     loras: tuple[str, ...] = ()
 
 
-_NEEDED = ("vae_scale_factor_spatial", "vae_scale_factor_temporal", "scheduler", "vae")
-"""What the engine asks of a pipeline."""
+NEEDED = ("vae_scale_factor_spatial", "vae_scale_factor_temporal", "scheduler", "vae")
+"""What the engine asks of a pipeline,"""
+CALLED_BACK = "callback_on_step_end"
+"""and of its call."""
 
 
 class Engine:
@@ -102,9 +104,9 @@ class Engine:
 
     def _check_pipeline(self) -> None:
         kind = type(self.pipeline).__name__
-        missing = [name for name in _NEEDED if not hasattr(self.pipeline, name)]
-        if "callback_on_step_end" not in inspect.signature(self.pipeline.__call__).parameters:
-            missing.append("callback_on_step_end")
+        missing = [name for name in NEEDED if not hasattr(self.pipeline, name)]
+        if CALLED_BACK not in inspect.signature(self.pipeline.__call__).parameters:
+            missing.append(CALLED_BACK)
         if missing:
             said = f"model.path: {kind} has no {', '.join(missing)}, without which it can't be served; in Python "
             raise InvalidConfig(f"{said}enable_dit_cache takes it", "model.path")
