@@ -15,6 +15,7 @@ from toys import TOYS
 
 from warpcache_ray.core.types import Site
 from warpcache_ray.engine.install import Installation
+from warpcache_ray.errors import InvalidPolicy
 from warpcache_ray.models import adapter_for
 from warpcache_ray.policy_spec import parse_policy
 
@@ -108,9 +109,19 @@ def policy_runs(name: str, policy: str) -> None:
 
 
 def reuse_is_exact(name: str) -> None:
-    """On an unchanged call a skip gives what the recompute gave, tokens beside the video's too."""
-    for blocks in ((0, None), (1, None)):
+    """On an unchanged call a skip gives what the recompute gave, also where blocks after it read the tokens beside the
+    video's."""
+    for blocks in ((0, None), (1, None), (0, 2), (0, 1)):
         loop = model(name)
+        adapter = adapter_for(loop.transformer)
+        assert adapter is not None
+        if adapter.to_the_end and blocks[1] is not None:
+            with (
+                pytest.raises(InvalidPolicy, match="its end must be None"),
+                cached(loop, "interval", blocks=blocks),
+            ):
+                pass
+            continue
         made: list[Tensor] = []
         with cached(loop, "interval", every=2, warmup=0, cooldown=0, blocks=blocks) as installation:
             loop.scheduler.set_timesteps(2)

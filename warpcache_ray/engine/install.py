@@ -119,9 +119,17 @@ class Installation:
                 "policy",
             )
         try:
-            policy.block_range(self.block_count)
+            _, _, end = policy.block_range(self.block_count)
         except ValueError as error:
             raise InvalidPolicy(f"policy {policy.name!r}: {error}", "policy.blocks") from error
+        adapters = [stack.adapter for stack in self._stacks.values()]
+        bound = next((a.transformer for a in adapters if a.to_the_end), None)
+        if policy.site is Site.BLOCKS and bound and end < self.block_count:
+            raise InvalidPolicy(
+                f"policy {policy.name!r}: blocks = {policy.blocks}: late blocks of {bound} read what early ones gave; "
+                "its end must be None",
+                "policy.blocks",
+            )
 
     def _check_model(self, policy: Policy) -> None:
         known, transformer = getattr(policy, "model", None), next(iter(self.transformers.values()))

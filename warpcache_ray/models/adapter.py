@@ -41,7 +41,8 @@ class ModelAdapter:
     pack these; `sizes` are then the arguments that tell frames, rows and columns. Of its channels the first
     config[`noisy`] are denoised, the rest is conditioning. `guidance` is added to the pipelines' scale where that
     weighs cond − uncond on top of cond, not of uncond. Pipelines that are guided make both branches in one call where
-    `together` says so, and announce nothing.
+    `together` says so, and announce nothing. With `to_the_end`, late blocks read what early ones gave beside the
+    stream, so what is skipped at site blocks has to reach to the last block.
     """
 
     transformer: str
@@ -51,6 +52,7 @@ class ModelAdapter:
     noisy: str = "out_channels"
     guidance: float = 0.0
     together: bool = False
+    to_the_end: bool = False
     pack: Pack = packed
 
     @property

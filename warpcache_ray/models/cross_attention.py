@@ -13,9 +13,13 @@ PIXART = ModelAdapter(
     "PixArtTransformer2DModel", _LISTS, latent="bchw", noisy="in_channels", together=True
 )
 HUNYUAN_DIT = ModelAdapter(
-    "HunyuanDiT2DModel", (BlockList("blocks"),), latent="bchw", noisy="in_channels", together=True
+    "HunyuanDiT2DModel",
+    (BlockList("blocks"),),
+    latent="bchw",
+    noisy="in_channels",
+    together=True,
+    to_the_end=True,
 )
-"""Blocks of the second half also read what one of the first half gave: leave out all of them or each by itself."""
 LUMINA2 = ModelAdapter(
     "Lumina2Transformer2DModel", (BlockList("layers", prefixed=True),), latent="bchw"
 )
