@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from warpcache_ray.policy_document import digest
+from warpcache_ray.serving.choices import Source
 from warpcache_ray.serving.lifecycle import Job
 
 SETTINGS = (
@@ -17,7 +18,6 @@ SETTINGS = (
     "num_inference_steps",
     "guidance_scale",
 )
-CONFIGURED = "configuration"
 
 
 def planned(
@@ -47,7 +47,7 @@ def planned(
 def _counts(job: Job) -> bool:
     origin = job.policy_origin
     return (
-        origin.get("source") == CONFIGURED
+        origin.get("source") == Source.CONFIGURATION
         and origin.get("quality") == "default"
         and job.image is None
         and "lora" not in job.request

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 
+from warpcache_ray.serving.choices import Source
 from warpcache_ray.serving.lifecycle import Job
 
-CANARY = "canary"
 _WHOLE = 1 << 64
 
 
@@ -24,7 +24,7 @@ def wanted(job: Job, share: float) -> bool:
 
 def of_canary(job: Job) -> bool:
     """Whether its policy was a canary then."""
-    return job.policy_origin.get("source") == CANARY
+    return job.policy_origin.get("source") == Source.CANARY
 
 
 def served_by(job: Job) -> tuple[str, int]:
