@@ -283,8 +283,8 @@ def fail_in_the_model(rank: Any, error: str) -> None:
         if len(calls) == 3:
             raise (torch.OutOfMemoryError if error == "oom" else RuntimeError)("as injected")
 
-    blocks: Any = rank.engine.pipeline.transformer.blocks[0]
-    blocks.blocks[1].register_forward_pre_hook(hook)
+    blocks: Any = rank.engine.pipeline.transformer.blocks
+    blocks[1].register_forward_pre_hook(hook)
 
 
 def fail_in_the_decoder(rank: Any) -> None:
