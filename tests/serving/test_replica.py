@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from hubs import CONFIG, INFO, SOON, totals
+from ray.exceptions import RayActorError
 
 from warpcache_ray.serving.lifecycle import Order
 from warpcache_ray.serving.pace import Pace
@@ -65,3 +66,22 @@ async def test_an_attempt_ends_while_its_progress_is_told(monkeypatch: pytest.Mo
     monkeypatch.setattr(replica, "_generate", generated)
     await asyncio.wait_for(replica._run(ATTEMPT), SOON)
     assert ended == [("job_1", 1, {"bytes": 1}, None)]
+
+
+async def test_a_rank_that_dies_is_why_the_other_fails() -> None:
+    """The other one's lost connection is told first; the job fails by the death, after which it is tried again."""
+    lost_connection = {"code": "generation_failed", "message": "Connection closed by peer"}
+
+    async def dies(*_: Any) -> Any:
+        await asyncio.sleep(0.02)
+        raise RayActorError
+
+    async def fails(*_: Any) -> Any:
+        return {}, lost_connection
+
+    replica = object.__new__(Replica)
+    replica.draining = True
+    for pair in ((dies, fails), (fails, dies)):
+        replica.ranks = [SimpleNamespace(generate=_remote(each)) for each in pair]
+        with pytest.raises(RayActorError):
+            await replica.together("generate", ATTEMPT)

@@ -134,8 +134,8 @@ def test_both_may_decode(
         Generation("a cat", 3, **SIZE), parse_policy("never")
     )
     write_video(tmp_path / "alone.mp4", alone.frames, 8, "mp4")
-    off = read_video(path).astype(int) - read_video(tmp_path / "alone.mp4")
-    assert abs(off).max() <= 2
+    # A last bit of a pixel may change what the codec makes of its block.
+    assert psnr(read_video(path), read_video(tmp_path / "alone.mp4")) > 45
 
 
 @pytest.mark.parametrize(

@@ -166,10 +166,14 @@ class Replica:
 
     async def _part(self, runs: list[asyncio.Future[Outcome]], error: dict[str, Any]) -> Outcome:
         """Waits for the ranks beside the one that has failed: they fail with it, or wait for it in vain and are lost.
-        Either way the job ends for the reason that the first one gave."""
+        Either way the job ends for the reason that the first one gave.
+
+        Raises:
+            RayError: one of them has died: that is why the first one lost its connection, and no fault of the job's.
+        """
         try:
             await asyncio.wait_for(asyncio.gather(*runs), PARTING_S)
-        except (RayError, TimeoutError) as lost:
+        except TimeoutError as lost:
             self.lose_ranks(lost)
         return {}, error
 
