@@ -30,7 +30,7 @@ TRIES = 2
 ROUNDS = 5
 """Steps at a time, lost races among them; what is left is taken after the next audit."""
 SHOWN = 50
-KEPT_S = 5.0
+KEPT_S = 3.0
 """How long after its end a job's latents may still be on their way to the storage."""
 
 
