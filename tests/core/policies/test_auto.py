@@ -11,16 +11,7 @@ from torch import Tensor
 from warpcache_ray.core.gram import FORWARD, GUIDED, Gram, outputs_gram
 from warpcache_ray.core.policies.auto import REBUILD, Auto
 from warpcache_ray.core.schedule import HORIZON, plan
-from warpcache_ray.core.types import (
-    Action,
-    BranchState,
-    Course,
-    Features,
-    Grid,
-    Snapshot,
-    Step,
-    Where,
-)
+from warpcache_ray.core.types import Action, BranchState, Course, Grid, Snapshot, Step, Where
 from warpcache_ray.engine.call import Call
 from warpcache_ray.engine.output import OutputForm, denoise
 from warpcache_ray.engine.session import Session, SessionStore
@@ -298,17 +289,6 @@ def test_another_shape_is_computed_in_full():
     assert other.computed == list(range(8))
     assert other.reasons == {"calibrated for another shape"}
     assert torch.equal(other.final, _exact(_polynomial(1), _euler(8)))
-
-
-def test_more_tokens_or_frames_are_another_shape():
-    """Whichever axis of the latent they lie along."""
-    for shape, other in (((100, 64), (400, 64)), ((13, 16, 8, 8), (33, 16, 8, 8))):
-        own, more = (
-            Features(latent, latent, Grid(1, 1, 1))
-            for latent in (torch.zeros(1, *shape), torch.zeros(1, *other))
-        )
-        assert Auto(shape=shape).misfit(own) is None
-        assert Auto(shape=shape).misfit(more) == "calibrated for another shape"
 
 
 def _target(path: Path, gram: Gram, target: float, trust: float = 1.0, steps: int = 50) -> Ran:
