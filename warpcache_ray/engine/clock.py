@@ -12,6 +12,7 @@ from warpcache_ray.core.types import Course, Step
 from warpcache_ray.engine.branches import Branches
 from warpcache_ray.engine.solver import output_weights
 from warpcache_ray.models import adapter_for
+from warpcache_ray.models.adapter import ModelAdapter
 from warpcache_ray.models.seam import Announcement
 
 BOTH = "cond_uncond"
@@ -66,9 +67,14 @@ class StepClock:
         total = said.total or len(scheduler.timesteps)
         # A run that takes up the schedule in its middle counts its steps from there.
         course = self._course if total == len(scheduler.timesteps) else None
-        together = BOTH if self.guided and self._together else None
-        branch = said.branch or together or self._branches.of(index, text, self.guided)
+        branch = said.branch or self._unannounced(index, text)
         return Step(index, total, sigma, branch, course)
+
+    def _unannounced(self, index: int, text: Any) -> str:
+        adapter = self._adapter
+        if self.guided and adapter is not None and adapter.together:
+            return BOTH
+        return self._branches.of(index, text, self.guided)
 
     def _step_index(self, scheduler: Any, timestep: Tensor | None) -> int:
         if hasattr(scheduler, "step_index"):
@@ -78,10 +84,9 @@ class StepClock:
         return int((scheduler.timesteps - _value(timestep)).abs().argmin())
 
     @property
-    def _together(self) -> bool:
+    def _adapter(self) -> ModelAdapter | None:
         transformer: Any = getattr(self.pipeline, "transformer", None)
-        adapter = adapter_for(transformer)
-        return adapter is not None and adapter.together
+        return adapter_for(transformer)
 
     @property
     def guided(self) -> bool:
@@ -103,8 +108,7 @@ class StepClock:
 
     def _guidance_scale(self) -> float | None:
         scale: float | None = getattr(self.pipeline, "guidance_scale", None)
-        transformer: Any = getattr(self.pipeline, "transformer", None)
-        adapter = adapter_for(transformer)
+        adapter = self._adapter
         return scale if scale is None or adapter is None else scale + adapter.guidance
 
     def _switch(self, scheduler: Any) -> int | None:
