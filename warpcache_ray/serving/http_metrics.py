@@ -1,8 +1,13 @@
-"""What the ingress answers, in figures: they stand in its own memory, beside the coordinator's of jobs."""
+"""What an ingress answers, in figures: they stand in its own memory, beside the coordinator's of jobs.
+
+Of several ingresses behind one address a scrape reads whichever answers, so each has its series to itself: a counter
+that seemed to fall and rise with the answering one would count everything again and again.
+"""
 
 from __future__ import annotations
 
 import time
+import uuid
 
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry, generate_latest
@@ -18,13 +23,13 @@ HTTP_TABLE = (
         "http_requests_total",
         "counter",
         "answers of the ingress, by the route's template",
-        ("method", "route", "status"),
+        ("ingress", "method", "route", "status"),
     ),
     Metric(
         "http_latency_seconds",
         "histogram",
         "until an answer begins; with `wait` that is the job's end",
-        ("method", "route"),
+        ("ingress", "method", "route"),
         buckets=SHORT,
     ),
 )
@@ -36,6 +41,7 @@ class HttpMetrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self.name = uuid.uuid4().hex[:8]
         self._answers, self._latency = (row.collector(self.registry) for row in HTTP_TABLE)
 
     def text(self) -> str:
@@ -45,8 +51,8 @@ class HttpMetrics:
     def answered(self, method: str, route: str, status: int, seconds: float) -> None:
         """Takes one."""
         known = method if method in METHODS else "other"
-        self._answers.labels(known, route, str(status)).inc()  # type: ignore[union-attr]
-        self._latency.labels(known, route).observe(seconds)  # type: ignore[union-attr]
+        self._answers.labels(self.name, known, route, str(status)).inc()  # type: ignore[union-attr]
+        self._latency.labels(self.name, known, route).observe(seconds)  # type: ignore[union-attr]
 
     def install(self, app: FastAPI) -> None:
         """Before all that may refuse a request."""
