@@ -14,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from warpcache_ray.config import Limits, ModelConfig, ServiceConfig
 from warpcache_ray.serving.coordinator import Coordinator
 from warpcache_ray.serving.lifecycle import Order
+from warpcache_ray.serving.replica import Replica
 
 CONFIG = ServiceConfig(ModelConfig("x", device="cpu", limits=Limits(queue=2)), max_attempts=2)
 INFO = {
@@ -24,6 +25,14 @@ INFO = {
     "policy_key": asdict(KEY),
 }
 SOON = 5.0
+
+
+class BareReplica(Replica):
+    """One that a test puts together: the constructor asks Serve who it is, the shutdown wants a loop."""
+
+    def __init__(self) -> None: ...
+
+    def __del__(self) -> None: ...
 
 
 def totals(

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hubs import INFO
+from hubs import INFO, BareReplica
 from test_audits import DOCUMENT
 from test_autoprofiler import ORIGIN
 from test_ranks import REQUEST, rank_for
@@ -26,7 +26,6 @@ from warpcache_ray.serving.coordinator import Coordinator
 from warpcache_ray.serving.pace import Pace
 from warpcache_ray.serving.pastime import Pastime
 from warpcache_ray.serving.ranks import Rank
-from warpcache_ray.serving.replica import Replica
 from warpcache_ray.store.connection import connect
 from warpcache_ray.store.policies import Policies, PolicyStore
 from warpcache_ray.store.server import EmbeddedServer
@@ -61,8 +60,7 @@ def rank(folders: dict[str, Path], tmp_path: Path) -> Rank:
 @asynccontextmanager
 async def at_work(hub: Coordinator, rank: Rank) -> AsyncIterator[None]:
     """As long as the block takes, a replica with that rank."""
-    # Not by its constructor, which asks Serve who it is.
-    replica = object.__new__(Replica)
+    replica = BareReplica()
     replica.config, replica.id, replica.failed, replica.draining = hub.config, "r1", None, False
     replica.info = INFO
     replica.attempt, replica.pace = None, Pace(20.0, 30.0, 600.0)

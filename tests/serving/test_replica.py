@@ -7,12 +7,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hubs import CONFIG, INFO, SOON, totals
+from hubs import CONFIG, INFO, SOON, BareReplica, totals
 from ray.exceptions import RayActorError
 
 from warpcache_ray.serving.lifecycle import Order
 from warpcache_ray.serving.pace import Pace
-from warpcache_ray.serving.replica import Replica
 
 ATTEMPT = {"id": "job_1#1", "job_id": "job_1", "fence": 1, "epoch": 0}
 TOLD = totals(4) | {"summary": {}}
@@ -54,8 +53,7 @@ async def test_an_attempt_ends_while_its_progress_is_told(monkeypatch: pytest.Mo
         ended.append(outcome)
         return True
 
-    # Not by its constructor, which asks Serve who it is.
-    replica = object.__new__(Replica)
+    replica = BareReplica()
     replica.config, replica.id, replica.info, replica.failed = CONFIG, "replica_1", INFO, None
     replica.draining = False
     replica.pace = Pace(20.0, 30.0, 600.0)
@@ -79,7 +77,7 @@ async def test_a_rank_that_dies_is_why_the_other_fails() -> None:
     async def fails(*_: Any) -> Any:
         return {}, lost_connection
 
-    replica = object.__new__(Replica)
+    replica = BareReplica()
     replica.draining = True
     for pair in ((dies, fails), (fails, dies)):
         replica.ranks = [SimpleNamespace(generate=_remote(each)) for each in pair]
