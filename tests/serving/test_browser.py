@@ -86,6 +86,9 @@ def test_a_visitor_generates_and_compares(page: Page, service: tuple[str, Painte
     front has the setting and the video. Comparing again asks for no second job."""
     address, _ = service
     page.goto(address)
+    expect(page.locator("#quality-hint")).to_have_text(
+        "worldcache: as many calls as it needs (configuration)"
+    )
     page.get_by_role("button", name="a red square").click()
     page.get_by_role("button", name="Generate").click()
     video = page.get_by_label("Video: a red square")

@@ -77,6 +77,39 @@ async def test_what_is_refused(client, hub, path, body, status, told):
     assert (await client.get(URL)).json() == []
 
 
+async def test_what_a_request_would_be_given(client, hub):
+    """For each quality what is published for its sizes, as the request itself is given it, but no canary's; for other
+    steps what stands in."""
+    await change(client, "", document=document(4).to_dict())
+    await change(client, "", document=document(3).to_dict(), share=99, revision=1)
+    await hub.registry.refresh()
+    offered = (await client.get("/policies/offered")).json()
+    assert list(offered) == ["default", "exact", "high", "balanced", "fast"]
+    assert offered["default"]["policy"]["max_calls"] == 4
+    assert offered["default"]["policy_origin"] | {"why": ""} == {
+        "source": "registry",
+        "quality": "default",
+        "slot": SLOT,
+        "version": 1,
+        "why": "",
+    }
+    assert offered["exact"]["policy"]["name"] == "never"
+    assert offered["high"]["policy_origin"]["source"] == "configuration"
+    other = await client.get("/policies/offered", params={"num_inference_steps": KEY.steps - 1})
+    assert other.json()["default"]["policy_origin"]["source"] == "derived"
+    await change(client, f"/{SLOT}/withdraw")
+    await hub.registry.refresh()
+    record = (await client.post("/generate", json={"prompt": "a"})).json()
+    assert offered["default"]["policy_origin"] == record["policy_origin"]
+
+
+@pytest.mark.parametrize("wrong", [{"height": 0}, {"lora": "../x"}, {"prompt": "a"}])
+async def test_sizes_that_no_request_has(client, wrong):
+    """Are refused by name."""
+    answer = await client.get("/policies/offered", params=wrong)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (422, next(iter(wrong)))
+
+
 @pytest.mark.parametrize("quality", [0, 1, 1.5, -0.1, "best", True])
 async def test_a_quality_is_a_name_or_a_share(client, quality):
     """SSIM is between 0 and 1."""

@@ -11,6 +11,7 @@ from hubs import CONFIG, INFO, SOON, claim, exported, report, totals
 from warpcache_ray.config import StoreConfig
 from warpcache_ray.errors import WorkerLost
 from warpcache_ray.policy_slots import in_canary, slot_id
+from warpcache_ray.policy_spec import describe_policy
 from warpcache_ray.serving import registry as module
 from warpcache_ray.serving.coordinator import Coordinator
 from warpcache_ray.serving.last_known import LastKnown
@@ -246,3 +247,11 @@ async def test_a_disk_that_fails_costs_nothing(hub, desk, config, caplog):
     await fresh.claim("replica_1", INFO, 0.01)
     assert "a last known policy can't be read" in caplog.text
     assert await origin(fresh, "high") == ("configuration", None)
+
+
+async def test_before_a_replica_is_there(application, store_server, config, desk):
+    """Nobody knows what model is served: what a request would be given is what the configuration has."""
+    await put(desk, 4)
+    offered = await Coordinator(application, config, store_server).offered({})
+    assert {each["origin"]["source"] for each in offered.values()} == {"configuration"}
+    assert offered["default"]["policy"] == describe_policy(config.default_policy)

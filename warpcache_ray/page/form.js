@@ -4,10 +4,11 @@ import { element, number, plannedCalls } from "./words.js";
 
 const TEXTS = ["prompt", "negative_prompt"];
 const NUMBERS = ["width", "height", "num_frames", "fps", "num_inference_steps", "guidance_scale", "seed"];
+const SIZES = ["width", "height", "num_frames", "num_inference_steps", "guidance_scale"];
 const form = document.getElementById("form");
 
 // Shows the model's defaults and limits, and the service's qualities and examples.
-export function describe(models, policies, showcase) {
+export function describe(models, showcase) {
   const { defaults, limits } = models;
   const multiples = { width: models.size_multiple, height: models.size_multiple, num_frames: models.frame_multiple };
   for (const name of NUMBERS.slice(0, -1)) {
@@ -21,7 +22,6 @@ export function describe(models, policies, showcase) {
   document.getElementById("image-field").hidden = models.takes_image === "none";
   form.elements.image.required = models.takes_image === "required";
   offer(showcase.prompts);
-  offerQualities(policies, defaults.num_inference_steps);
 }
 
 function offer(prompts) {
@@ -37,21 +37,32 @@ function offer(prompts) {
   }));
 }
 
-function offerQualities(policies, steps) {
-  const all = { default: policies.default, ...policies.qualities };
+// Shows what a request would be given for each quality; `usual` steps are the service's.
+export function offerQualities(offered, usual) {
+  const steps = form.elements.num_inference_steps.valueAsNumber || usual;
+  const names = Object.keys(offered);
+  const shown = [...form.querySelectorAll("[name=quality]")].map((input) => input.value);
+  if (names.join() !== shown.join()) listQualities(names);
+  const { policy, policy_origin: origin } = offered[quality()];
+  const calls = plannedCalls(policy, steps);
+  const said = calls && steps ? `${number(calls)} of ${steps} calls` : "as many calls as it needs";
+  const version = origin.version === null ? "" : `, version ${origin.version}`;
+  document.getElementById("quality-hint").textContent =
+    policy.name === "never" ? "uncached: every step is computed" : `${policy.name}: ${said} (${origin.source.replaceAll("_", " ")}${version})`;
+}
+
+function listQualities(names) {
   const chosen = quality();
-  document.getElementById("qualities").replaceChildren(...Object.keys(all).map((name) => {
+  document.getElementById("qualities").replaceChildren(...names.map((name) => {
     const input = element("input", { type: "radio", name: "quality", value: name, checked: name === chosen });
     return element("label", {}, input, element("span", {}, name));
   }));
-  const hint = () => {
-    const policy = all[quality()];
-    const calls = plannedCalls(policy, steps);
-    const said = calls && steps ? `${number(calls)} of ${steps} calls` : "as many calls as it needs";
-    document.getElementById("quality-hint").textContent = policy.name === "never" ? "uncached: every step is computed" : `${policy.name}: ${said}`;
-  };
-  form.addEventListener("change", hint);
-  hint();
+}
+
+// What of the request decides which policy it is given.
+export function sizes() {
+  const given = SIZES.filter((name) => form.elements[name].value !== "" && form.elements[name].checkValidity());
+  return new URLSearchParams(given.map((name) => [name, form.elements[name].value]));
 }
 
 export const quality = () => form.querySelector("[name=quality]:checked")?.value ?? "default";

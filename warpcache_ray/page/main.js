@@ -15,7 +15,7 @@ const REPEATED = ["prompt", "negative_prompt", "width", "height", "num_frames", 
 const at = (id) => document.getElementById(id);
 const [ours, theirs] = [new Screen("ours"), new Screen("theirs")];
 const images = new Map();
-const service = { models: null, policies: null, showcase: null };
+const service = { models: null, showcase: null, offered: null, sizes: null };
 let view = { job: null, reference: null, fidelity: null, rows: null };
 let following = new AbortController();
 
@@ -213,12 +213,26 @@ function drawFront() {
   const measured = service.showcase?.front;
   at("front").hidden = !measured;
   if (!measured) return;
-  const all = { default: service.policies.default, ...service.policies.qualities };
-  const settings = Object.entries(all).map(([name, policy]) => ({ name, policy: policy.name, calls: plannedCalls(policy, measured.steps) }));
+  const settings = Object.entries(service.offered ?? {}).map(([name, { policy }]) => ({ name, policy: policy.name, calls: plannedCalls(policy, measured.steps) }));
   const { job, fidelity } = view;
   const mine = fidelity && { calls: (calls(job) / job.total_steps) * measured.steps, psnr: fidelity.psnr };
   at("front-chart").replaceChildren(...front.draw(measured, settings, form.quality(), mine, at("front-chart").clientWidth || 320));
   at("front-source").textContent = `${measured.model}, ${measured.size}, ${measured.steps} steps: the mean of ${measured.prompts} prompts against their uncached videos. Thin lines: other methods, measured alike.`;
+}
+
+// Which policies the settings would be given; what isn't known for these sizes is asked for.
+async function offer() {
+  const sizes = form.sizes().toString();
+  if (sizes !== service.sizes) {
+    service.sizes = sizes;
+    const offered = await get(`policies/offered?${sizes}`);
+    // Meanwhile others may have been asked for.
+    if (sizes !== service.sizes) return;
+    service.offered = offered;
+  }
+  if (!service.offered) return;
+  form.offerQualities(service.offered, service.models.defaults.num_inference_steps);
+  drawFront();
 }
 
 async function refresh() {
@@ -246,7 +260,7 @@ at("form").addEventListener("submit", tried(async () => {
 at("prompt").addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) at("form").requestSubmit();
 });
-at("form").addEventListener("change", drawFront);
+at("form").addEventListener("change", () => offer().catch(alarm));
 at("cancel").addEventListener("click", tried(async () => {
   const running = [view.reference, view.job].find((each) => each && !ENDED.includes(each.status));
   if (running) await cancel(running.id);
@@ -277,12 +291,13 @@ addEventListener("hashchange", follow);
 // ---- The beginning
 
 const start = tried(async () => {
-  const [models, policies, showcase] = await Promise.all([get("models"), get("policies"), get("showcase")]);
-  Object.assign(service, { models, policies, showcase });
+  const [models, showcase] = await Promise.all([get("models"), get("showcase")]);
+  Object.assign(service, { models, showcase });
   at("model").textContent = `${models.name} · ${models.pipeline}`;
   document.title = `${models.name} · WarpCache-Ray`;
   at("key-button").hidden = !key.get();
-  form.describe(models, policies, showcase);
+  form.describe(models, showcase);
+  await offer();
   ours.shape(models.defaults);
   await follow();
   await refresh();

@@ -102,8 +102,8 @@ def choose(
     """The policy for a request for a quality, by what its slots offer; of all that is `known` the reason tells where
     they offer nothing, if none of it carries over."""
     if asked == EXACT:
-        origin = _origin(Source.REQUEST, asked, "exact is uncached")
-        return Choice(describe_policy(_configured(asked, config)), origin)
+        uncached = describe_policy(config.quality_policy(EXACT))
+        return Choice(uncached, _origin(Source.REQUEST, asked, "exact is uncached"))
     if isinstance(asked, float):
         all_of_key = (each for quality in QUALITIES for each in offers(slot_id(quality, key)))
         offer = _enough(asked, all_of_key)
@@ -120,19 +120,21 @@ def choose(
     why = f"{_missing(asked, key, known)}; nothing is promised"
     if isinstance(asked, float):
         return Choice(describe_policy(prior(asked)), _origin(Source.PRIOR, asked, why))
-    return Choice(
-        describe_policy(_configured(asked, config)), _origin(Source.CONFIGURATION, asked, why)
-    )
+    return configured(asked, config, why)
+
+
+def configured(
+    asked: Quality | None, config: ServiceConfig, why: str = "no replica is ready yet"
+) -> Choice:
+    """The configuration's policy for a name, or by default."""
+    policy = config.default_policy if asked is None else config.quality_policy(asked)
+    return Choice(describe_policy(policy), _origin(Source.CONFIGURATION, asked, why))
 
 
 def prior(ssim: float) -> Policy:
     """For models that weren't profiled: the demo model's matrix, under an error control that aims at a PSNR."""
     target = 10 * math.log10(OF_ERROR / (1 - ssim))
     return parse_policy("auto", target_psnr=min(MOST_DB, round(target, 2)))
-
-
-def _configured(asked: Quality | None, config: ServiceConfig) -> Policy:
-    return config.default_policy if asked is None else config.quality_policy(asked)
 
 
 def _enough(ssim: float, offers: Iterable[Offer]) -> Offer | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
@@ -299,6 +299,11 @@ class Coordinator:
         """What the published policies say to that, or what has become of them."""
         await self._jobs()
         return await getattr(Published(self.registry.store), method)(*arguments)
+
+    async def offered(self, request: dict[str, Any]) -> dict[str, Any]:
+        """The policy that such a request would be given for each name of a quality, and where it comes from."""
+        await self._jobs()
+        return {name: asdict(choice) for name, choice in self.registry.offered(request).items()}
 
     async def metrics_text(self) -> str:
         """Prometheus' text format."""

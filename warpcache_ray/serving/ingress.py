@@ -56,7 +56,9 @@ RECONNECT_S = 0.5
 REMIND_S = 2.0
 IMAGE_ROUTES = ("/generate", "/v1/videos")
 
-OF_NO_JOB = frozenset({"find", "submit", "page", "health", "metrics_text", "published", "upkeep"})
+OF_NO_JOB = frozenset(
+    {"find", "submit", "page", "health", "metrics_text", "published", "offered", "upkeep"}
+)
 """The coordinator's methods that take no job's id first."""
 LONG_POLLS = frozenset({"wait", "events"})
 """Those that answer when something has happened."""

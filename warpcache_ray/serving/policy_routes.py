@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from fastapi import APIRouter, Depends, Path, Query
 from pydantic import BaseModel, ConfigDict, Field
 
+from warpcache_ray.config import LoraName
 from warpcache_ray.core.policies import POLICIES
 from warpcache_ray.policy_slots import Served
 from warpcache_ray.policy_spec import summarize_policy
@@ -20,6 +21,26 @@ if TYPE_CHECKING:
 LARGEST = 2**53
 Slot = Annotated[str, Path(pattern="^[a-z]+-[0-9a-f]{16}$", description="As the list names it.")]
 Number = Annotated[int, Field(ge=1, le=LARGEST)]
+
+
+class Sizes(BaseModel):
+    """What of a request decides which policy it is given; what is left out is as the service has it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    height: int | None = Field(None, ge=1)
+    width: int | None = Field(None, ge=1)
+    num_frames: int | None = Field(None, ge=1)
+    num_inference_steps: int | None = Field(None, ge=1)
+    guidance_scale: float | None = Field(None, ge=0)
+    lora: LoraName | None = None
+
+
+class Offered(BaseModel):
+    """A policy, and where it comes from."""
+
+    policy: dict[str, Any]
+    policy_origin: dict[str, Any]
 
 
 class Change(BaseModel):
@@ -105,6 +126,18 @@ def routes(service: Service) -> APIRouter:
                 for q in ("exact", "high", "balanced", "fast")
             },
             "policies": {name: summarize_policy(kind()) for name, kind in POLICIES.items()},
+        }
+
+    @router.get("/offered", response_model=dict[str, Offered])
+    async def offered(sizes: Annotated[Sizes, Query()]) -> Any:
+        """The policy that such a request is given for each quality: a published one where there is one, otherwise what
+        stands in for it. A canary takes its share of the requests beside it."""
+        defaults = service.config.model.defaults
+        usual = {name: getattr(defaults, name) for name in defaults.__slots__}
+        found = await service.ask("offered", usual | sizes.model_dump(exclude_none=True))
+        return {
+            name: Offered(policy=summarize_policy(each["policy"]), policy_origin=each["origin"])
+            for name, each in found.items()
         }
 
     return router

@@ -11,13 +11,22 @@ import logging
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from warpcache_ray.config import ServiceConfig
+from warpcache_ray.config import Quality, ServiceConfig
 from warpcache_ray.errors import InvalidPolicy, Unavailable
 from warpcache_ray.policy_document import PolicyDocument
 from warpcache_ray.policy_slots import in_canary, read_document, read_published, slot_id
-from warpcache_ray.serving.choices import Choice, Offer, Source, choose, given, key_of
+from warpcache_ray.serving.choices import (
+    DEFAULT,
+    Choice,
+    Offer,
+    Source,
+    choose,
+    configured,
+    given,
+    key_of,
+)
 from warpcache_ray.serving.last_known import LastKnown
 from warpcache_ray.serving.lifecycle import Job, with_policy
 from warpcache_ray.store.policies import Policies, PolicyStore, Version
@@ -128,9 +137,9 @@ class Registry:
         asked: Mapping[str, Any],
         request: Mapping[str, Any],
         info: Mapping[str, Any],
-        job_id: str,
+        job_id: str | None,
     ) -> Choice:
-        """The policy of a job that asks for one in full, or for `{"quality": …}`."""
+        """The policy of a job that asks for one in full, or for `{"quality": …}`; without a job, no canary's."""
         if "quality" not in asked:
             return given(asked)
         return choose(
@@ -156,6 +165,18 @@ class Registry:
             raise Unavailable("no replica is ready yet; try again")
         return self.choose(asked, request, info, job_id)
 
+    def offered(self, request: Mapping[str, Any]) -> dict[str, Choice]:
+        """What such a request would be given for each name of a quality; before a replica has told what model it is
+        for, what the configuration has."""
+        info = next(iter(self._replicas()), None)
+        asked = {DEFAULT: None, **{name: name for name in get_args(Quality)}}
+        if info is None:
+            return {name: configured(each, self._config()) for name, each in asked.items()}
+        return {
+            name: self.choose({"quality": each}, request, info, None)
+            for name, each in asked.items()
+        }
+
     def settle(self, job: Job, info: Mapping[str, Any]) -> Job:
         """The job as its first attempt begins with it; any later one goes on with what that had."""
         quality = job.policy_origin.get("quality")
@@ -167,10 +188,11 @@ class Registry:
             return job
         return with_policy(job, choice.policy, choice.origin)
 
-    def _offers(self, slot: str, job_id: str) -> list[Offer]:
+    def _offers(self, slot: str, job_id: str | None) -> list[Offer]:
         known, found = None if self.away else self._slots.get(slot), []
         if known is not None:
-            if known.canary is not None and in_canary(job_id, known.policies.share):
+            chosen = job_id is not None and in_canary(job_id, known.policies.share)
+            if chosen and known.canary is not None:
                 found.append(known.canary)
             if known.active is not None:
                 return [*found, known.active]
