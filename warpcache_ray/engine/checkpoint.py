@@ -52,8 +52,8 @@ class Checkpoint:
 
 
 def capture(scheduler: Any, step: int, total: int, latents: Tensor, rng: Tensor) -> Checkpoint:
-    """The state after `step` steps. The solver's tensors are shared, not copied: solvers replace theirs. Into its latents
-    a pipeline (Kandinsky's) writes."""
+    """The state after `step` steps. The solver's tensors are shared, not copied: solvers replace theirs. Into the
+    latents a pipeline (Kandinsky's) writes."""
     kept = {name: value for name, value in vars(scheduler).items() if name not in _OF_THE_SCHEDULE}
     solver = {name: copy.copy(value) for name, value in kept.items() if _plain(value)}
     return Checkpoint(step, total, latents.clone(), solver, rng)
