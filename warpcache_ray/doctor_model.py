@@ -96,7 +96,7 @@ def _branches(pipeline: str) -> Finding:
 
 def _serving(pipeline: str) -> Iterator[Finding]:
     """What the engine asks of a pipeline, read off its class."""
-    from warpcache_ray.models.pipelines import refusal
+    from warpcache_ray.models.pipelines import TEMPORAL, refusal
 
     kind = getattr(importlib.import_module("diffusers"), pipeline, None)
     if kind is None:
@@ -108,4 +108,7 @@ def _serving(pipeline: str) -> Iterator[Finding]:
     if why is not None:
         yield Finding("serving", "absent", f"in Python only (enable_dit_cache): {pipeline} {why}")
     else:
-        yield Finding("serving", "ok", f"{pipeline} has what the service asks of one")
+        makes = "videos" if any(name in made for name in TEMPORAL) else "images"
+        yield Finding(
+            "serving", "ok", f"{pipeline} has what the service asks of one; it makes {makes}"
+        )

@@ -83,6 +83,15 @@ def refusal(kind: type, has: Callable[[str], bool]) -> str | None:
     return f"has no {', '.join(missing)}" if missing else None
 
 
+def usual(pipeline: Any) -> dict[str, Any]:
+    """What a pipeline takes for arguments that aren't given, by the names of a generation's fields."""
+    defaults = {name: each.default for name, each in accepted(type(pipeline)).items()}
+    for name, own in traits_of(type(pipeline)).names.items():
+        defaults[name] = defaults[own]
+    guider = getattr(pipeline, "guider", None)
+    return defaults if guider is None else {**defaults, "guidance_scale": guider.guidance_scale}
+
+
 def spatial(pipeline: Any) -> int:
     """Pixels that a row of the latent spans."""
     found: int = next(getattr(pipeline, name) for name in SPATIAL if hasattr(pipeline, name))
