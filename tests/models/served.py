@@ -112,6 +112,7 @@ def skips(engine: Engine, asked: Generation, name: str) -> str:
     first = engine.generate(asked, eager)
     assert first.stats.hits > 0
     assert first.latents.isfinite().all()
+    assert {r.branch for r in first.stats.records} <= {"cond", "uncond", "cond_uncond"}
     assert engine.generate(asked, eager).latents_sha256 == first.latents_sha256
     return str(policy.name)
 

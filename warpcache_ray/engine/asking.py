@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -25,7 +25,7 @@ StepEnded = Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any]]
 """As diffusers' callback_on_step_end: pipeline, index, timestep, tensors; gives those that are to be replaced."""
 
 
-def takes_image(pipeline: Any) -> str:
+def takes_image(pipeline: Any) -> Literal["none", "optional", "required"]:
     """Whether a pipeline makes videos from an image: none, optional or required."""
     image = accepted(type(pipeline)).get("image")
     if image is None:

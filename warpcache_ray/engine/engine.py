@@ -85,7 +85,6 @@ class Engine:
         self._check_pipeline()
         transformer = self.pipeline.transformer
         side = max(patch_of(transformer.config)[1:])
-        takes: Any = asking.takes_image(self.pipeline)
         frames = temporal(self.pipeline)
         # Pipelines refuse sizes that 16 doesn't divide, whatever their patches.
         return ModelInfo(
@@ -94,7 +93,7 @@ class Engine:
             self.installation.block_count,
             math.lcm(16, spatial(self.pipeline) * side),
             frames or 1,
-            takes,
+            asking.takes_image(self.pipeline),
             names_of(self.pipeline),
             "image" if frames is None else "video",
         )
@@ -149,8 +148,8 @@ class Engine:
             stack.enter_context(asking.guided_by(pipeline, generation.guidance_scale))
             start = checkpoint.step if checkpoint else 0
             session = stack.enter_context(self.installation.session(policy, request, start))
-            run = Run(session, self.store, self.ranks, generator, on_step, checkpoint, epoch)
-            run.resumable = resumable(pipeline)
+            about = (on_step, checkpoint, epoch, resumable(pipeline))
+            run = Run(session, self.store, self.ranks, generator, *about)
             arguments |= stack.enter_context(asking.steps_told(pipeline, run.step_ended))
             decoding = Decoding()
             # One of several can't try again: the others wait for the rest of its first attempt.
