@@ -35,13 +35,14 @@ def test_a_whole_folder(folders: dict[str, Path]) -> None:
 def test_pipelines_that_the_service_cannot_run_are_told(
     folders: dict[str, Path], tmp_path: Path
 ) -> None:
-    """By what they lack: of the VAE, or of their call."""
+    """By what they lack, or what they make."""
     folder = tmp_path / "model"
     shutil.copytree(folders["wan"], folder)
     index = json.loads((folder / "model_index.json").read_text())
     for pipeline, lacks in (
-        ("LTXPipeline", "vae_scale_factor_spatial"),
-        ("HunyuanVideo15Pipeline", "callback_on_step_end"),
+        ("HunyuanVideo15ImageToVideoPipeline", "has no height, width"),
+        ("StableCascadeDecoderPipeline", "has no vae"),
+        ("LTX2Pipeline", "makes sound"),
     ):
         (folder / "model_index.json").write_text(json.dumps({**index, "_class_name": pipeline}))
         state, text = _told(folder)["serving"]

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from warpcache_ray.errors import InvalidRequest
 from warpcache_ray.media import MEDIA_TYPES, Format
 from warpcache_ray.quality.fidelity import psnr
-from warpcache_ray.video import read_video, spritesheet, thumbnail, write_video
+from warpcache_ray.video import encode, read_video, spritesheet, thumbnail, write_video
 
-FORMATS = get_args(Format)
+FORMATS = [form for form in get_args(Format) if form != "png"]
 every_format = pytest.mark.parametrize("form", FORMATS)
 
 
@@ -24,7 +25,17 @@ def frames() -> np.ndarray:
 
 def test_every_format_has_a_media_type():
     """The table and the type agree."""
-    assert tuple(MEDIA_TYPES) == FORMATS
+    assert tuple(MEDIA_TYPES) == get_args(Format)
+
+
+def test_an_image_is_one_frame(frames):
+    """Of a png each pixel is kept; it has a thumbnail; several frames are refused."""
+    data = encode(frames[:1], 8, "png")
+    with Image.open(io.BytesIO(data)) as image:
+        np.testing.assert_array_equal(np.asarray(image), frames[0])
+    assert Image.open(io.BytesIO(thumbnail(data))).size == (48, 32)
+    with pytest.raises(InvalidRequest, match="9 frames must be mp4, webm or gif"):
+        encode(frames, 8, "png")
 
 
 @every_format

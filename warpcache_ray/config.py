@@ -16,6 +16,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from warpcache_ray.access_config import AccessConfig, ApiKey, repeated
 from warpcache_ray.core.policy import Policy
 from warpcache_ray.errors import InvalidConfig, InvalidPolicy
+from warpcache_ray.media import Format
 from warpcache_ray.outbound_config import OutboundConfig, WebhookConfig
 from warpcache_ray.page_config import PageConfig
 from warpcache_ray.parallel.layout import Layout
@@ -50,6 +51,7 @@ class Defaults:
     num_inference_steps: Count | None = None
     guidance_scale: float | None = None
     fps: Count = 16
+    output_format: Format = "mp4"
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,7 +96,7 @@ def _branches(pipeline: str) -> Finding:
 
 def _serving(pipeline: str) -> Iterator[Finding]:
     """What the engine asks of a pipeline, read off its class."""
-    from warpcache_ray.engine.engine import CALLED_BACK, NEEDED
+    from warpcache_ray.models.pipelines import TEMPORAL, refusal
 
     kind = getattr(importlib.import_module("diffusers"), pipeline, None)
     if kind is None:
@@ -104,11 +104,11 @@ def _serving(pipeline: str) -> Iterator[Finding]:
     made = "".join(
         inspect.getsource(c.__init__) for c in kind.__mro__ if c.__module__ == kind.__module__
     )
-    missing = [name for name in NEEDED if name not in made]
-    if CALLED_BACK not in inspect.signature(kind.__call__).parameters:
-        missing.append(CALLED_BACK)
-    if missing:
-        why = f"in Python only (enable_dit_cache): {pipeline} has no {', '.join(missing)}"
-        yield Finding("serving", "absent", why)
+    why = refusal(kind, lambda name: name in made)
+    if why is not None:
+        yield Finding("serving", "absent", f"in Python only (enable_dit_cache): {pipeline} {why}")
     else:
-        yield Finding("serving", "ok", f"{pipeline} has what the service asks of one")
+        makes = "videos" if any(name in made for name in TEMPORAL) else "images"
+        yield Finding(
+            "serving", "ok", f"{pipeline} has what the service asks of one; it makes {makes}"
+        )

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from warpcache_ray.errors import InvalidRequest
 from warpcache_ray.media import Format
 
 _CODECS = {
@@ -25,8 +26,19 @@ COLUMNS = 4
 
 
 def encode(frames: NDArray[np.uint8], fps: int, form: Format) -> bytes:
-    """(T, H, W, 3) frames as a file's bytes; H and W even for mp4 and webm."""
+    """(T, H, W, 3) frames as a file's bytes; H and W even for mp4 and webm.
+
+    Raises:
+        InvalidRequest: several frames were to become a png.
+    """
     data = io.BytesIO()
+    if form == "png":
+        if len(frames) > 1:
+            said = (
+                f"output_format = 'png': a video of {len(frames)} frames must be mp4, webm or gif"
+            )
+            raise InvalidRequest(said, "output_format")
+        return _file(Image.fromarray(frames[0]), "PNG")
     if form == "gif":
         images = [Image.fromarray(frame) for frame in frames]
         rest, duration = images[1:], 1000 / fps

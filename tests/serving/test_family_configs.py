@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -11,12 +13,15 @@ from typing import Any
 
 import cosmos_guardrail
 import httpx
+import numpy as np
 import pytest
 import yaml
+from PIL import Image
+from tiny import build
 
 from warpcache_ray.demo import generate, service
 from warpcache_ray.engine.engine import Engine
-from warpcache_ray.engine.events import Generation
+from warpcache_ray.engine.events import Generation, Result
 from warpcache_ray.policy_spec import parse_policy
 from warpcache_ray.video import read_video
 
@@ -40,19 +45,21 @@ def guardrail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def served(
-    folders: dict[str, Path], tmp_path: Path, free_port: int
-) -> Callable[..., AbstractContextManager[httpx.Client]]:
-    """`served(name, parallel)`: a client of the configuration's application."""
+def served(tmp_path: Path, free_port: int) -> Callable[..., AbstractContextManager[httpx.Client]]:
+    """`served(name, folder, size)`: a client of the configuration's application."""
 
     @contextmanager
-    def run(name: str, parallel: dict[str, int]) -> Iterator[httpx.Client]:
+    def run(
+        name: str, folder: Path, size: dict[str, int], parallel: dict[str, int] | None = None
+    ) -> Iterator[httpx.Client]:
         document = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
         document["http_options"]["port"] = free_port
         args = document["applications"][0]["args"]
-        args["model"] |= {"path": str(folders[name]), "device": "cpu", "dtype": "float32"}
-        args["model"] |= {"revision": None, "defaults": {**SIZE, "fps": 8}}
-        args |= {"parallel": parallel, "policy": AUTO, "results": str(tmp_path / "results")}
+        args["model"] |= {"path": str(folder), "device": "cpu", "dtype": "float32"}
+        form = args["model"]["defaults"].get("output_format", "mp4")
+        defaults = {**size, "fps": 8, "output_format": form}
+        args["model"] |= {"revision": None, "defaults": defaults}
+        args |= {"parallel": parallel or {}, "policy": AUTO, "results": str(tmp_path / "results")}
         file = tmp_path / f"{name}.yaml"
         file.write_text(yaml.safe_dump(document))
         with service(file, f"http://127.0.0.1:{free_port}") as client:
@@ -73,7 +80,7 @@ def test_a_family_is_served_by_two_ranks_with_auto_on(
     parallel: dict[str, int],
 ) -> None:
     """They skip the steps that one engine skips, and make the video that was asked for."""
-    with served(name, parallel) as client:
+    with served(name, folders[name], SIZE, parallel=parallel) as client:
         asked = {"prompt": "a cat", "seed": 3}
         record, video = generate(client, asked, lambda _: None)
         told = client.get("/models").json()
@@ -88,3 +95,46 @@ def test_a_family_is_served_by_two_ranks_with_auto_on(
     assert read_video(tmp_path / "video.mp4").shape == (9, 32, 32, 3)
     assert told["load_seconds"] > 0
     assert told["weight_bytes"] > 0
+
+
+def test_a_pipeline_without_a_callback_is_served(
+    served: Callable[..., Any], tmp_path: Path
+) -> None:
+    """A running job is cancelled at a step, and the next one makes what one engine makes."""
+    build("hunyuan15").save_pretrained(tmp_path / "model")
+    with served("hunyuan15", tmp_path / "model", SIZE) as client:
+        asked = {"prompt": "a cat", "seed": 3}
+        endless = {**asked, "num_inference_steps": 100, "policy": "never"}
+        job = client.post("/generate", json=endless).json()
+        while not client.get(f"/jobs/{job['id']}").json()["step"]:
+            time.sleep(0.05)
+        client.delete(f"/jobs/{job['id']}")
+        record, _ = generate(client, asked, lambda _: None)
+        ended = client.get(f"/jobs/{job['id']}").json()
+    assert ended["status"] == "cancelled"
+    assert 0 < ended["step"] < 100
+    alone = _alone(tmp_path / "model", SIZE)
+    assert record["result"]["latents_sha256"] == alone.latents_sha256
+    assert record["cache"]["recomputed"] == alone.stats.summary()["recomputed"] == 8
+
+
+def test_images_are_served(served: Callable[..., Any], tmp_path: Path) -> None:
+    """As PNG, without a word of the request; what is for videos is refused."""
+    build("flux").save_pretrained(tmp_path / "model")
+    size = {name: value for name, value in SIZE.items() if name != "num_frames"}
+    with served("flux", tmp_path / "model", size) as client:
+        record, made = generate(client, {"prompt": "a cat", "seed": 3}, lambda _: None)
+        shown, video = client.get(record["video"]), record["id"].replace("job_", "video_")
+        thumbnail = client.get(f"/v1/videos/{video}/content?variant=thumbnail")
+        refused = client.post("/generate", json={"prompt": "a cat", "num_frames": 9})
+    assert shown.headers["content-type"] == "image/png"
+    assert record["result"]["num_frames"] == 1
+    with Image.open(io.BytesIO(made)) as image:
+        alone = _alone(tmp_path / "model", size)
+        np.testing.assert_array_equal(np.asarray(image), alone.frames[0])
+    assert thumbnail.headers["content-type"] == "image/webp"
+    assert (refused.status_code, refused.json()["error"]["param"]) == (422, "num_frames")
+
+
+def _alone(folder: Path, size: dict[str, int]) -> Result:
+    return Engine.load(folder).generate(Generation("a cat", 3, **size), parse_policy(AUTO))

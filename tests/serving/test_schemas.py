@@ -150,6 +150,18 @@ def test_whoever_leaves_has_to_wait_first():
     assert GenerateRequest(prompt="a", cancel_on_disconnect=True, wait=True).wait
 
 
+def test_a_png_is_of_a_model_that_makes_images() -> None:
+    """Videos are refused it; what the service gives by default may be one."""
+    png = Defaults(output_format="png")
+    asked = GenerateRequest(prompt="a").job_request(png, 1)
+    assert asked["output_format"] == "png"
+    own = GenerateRequest(prompt="a", output_format="gif").job_request(png, 1)
+    assert own == asked | {"output_format": "gif"}
+    check_shape(asked, Limits(), {**INFO, "makes": "image"})
+    with pytest.raises(InvalidRequest, match=r"output_format = 'png'.* mp4, webm or gif"):
+        check_shape(asked, Limits(), INFO)
+
+
 def test_a_lora_is_one_of_the_models() -> None:
     """With its scale; the refusal lists those that there are."""
     asked = GenerateRequest(prompt="a", lora="ink", lora_scale=0.5)

@@ -30,7 +30,7 @@ class Checkpoint:
         """Puts solver and generator back into this state; the latents."""
         vars(scheduler).update({name: copy.copy(value) for name, value in self.solver.items()})
         generator.set_state(self.generator)
-        return self.latents
+        return self.latents.clone()
 
     def to_bytes(self) -> bytes:
         """As torch saves it."""
@@ -52,11 +52,11 @@ class Checkpoint:
 
 
 def capture(scheduler: Any, step: int, total: int, latents: Tensor, rng: Tensor) -> Checkpoint:
-    """The state after `step` steps. Tensors are shared, not copied: solvers replace theirs, they don't write into
-    them."""
+    """The state after `step` steps. The solver's tensors are shared, not copied: solvers replace theirs. Into the
+    latents a pipeline (Kandinsky's) writes."""
     kept = {name: value for name, value in vars(scheduler).items() if name not in _OF_THE_SCHEDULE}
     solver = {name: copy.copy(value) for name, value in kept.items() if _plain(value)}
-    return Checkpoint(step, total, latents, solver, rng)
+    return Checkpoint(step, total, latents.clone(), solver, rng)
 
 
 def final(latents: Tensor, total: int) -> Checkpoint:

@@ -11,7 +11,7 @@ from torch import Tensor
 from warpcache_ray.core.types import Course, Step
 from warpcache_ray.engine.branches import Branches
 from warpcache_ray.engine.solver import output_weights
-from warpcache_ray.models import adapter_for
+from warpcache_ray.models import adapter_for, pipelines
 from warpcache_ray.models.adapter import ModelAdapter
 from warpcache_ray.models.seam import Announcement
 
@@ -91,7 +91,7 @@ class StepClock:
     @property
     def guided(self) -> bool:
         """The run at hand has an uncond beside cond at each step."""
-        return bool(getattr(self.pipeline, "do_classifier_free_guidance", False))
+        return pipelines.guided(self.pipeline)
 
     def _read_course(self, scheduler: Any) -> Course | None:
         if not hasattr(scheduler, "sigmas"):
@@ -107,7 +107,7 @@ class StepClock:
         return replace(course, weights=self._weights[course.sigmas])
 
     def _guidance_scale(self) -> float | None:
-        scale: float | None = getattr(self.pipeline, "guidance_scale", None)
+        scale = pipelines.guidance_scale(self.pipeline)
         adapter = self._adapter
         return scale if scale is None or adapter is None else scale + adapter.guidance
 

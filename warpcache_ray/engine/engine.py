@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 import time
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 
 from warpcache_ray.core.policy import Policy
+from warpcache_ray.engine import asking
 from warpcache_ray.engine.checkpoint import Checkpoint
 from warpcache_ray.engine.decoding import Decoding, free_memory, tiled_if_too_large
 from warpcache_ray.engine.events import Generation, Result, Timings
@@ -30,7 +30,9 @@ from warpcache_ray.errors import (
     WarpCacheError,
 )
 from warpcache_ray.models import class_name
+from warpcache_ray.models.adapter import patch_of
 from warpcache_ray.models.loras import names_of, wearing
+from warpcache_ray.models.pipelines import refusal, resumable, spatial, temporal
 from warpcache_ray.models.weights import Weights
 from warpcache_ray.policy_spec import parse_policy
 
@@ -38,7 +40,7 @@ from warpcache_ray.policy_spec import parse_policy
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
     """What a loaded model can make: sizes in multiples of `size_multiple` pixels, frames 1 + n·`frame_multiple`; and
-    whether it makes that from an image. `loras` are those that a request may name."""
+    whether it makes that from an image. `loras` are those that a request may name. An image is a video of one frame."""
 
     pipeline: str
     transformer: str
@@ -47,12 +49,7 @@ class ModelInfo:
     frame_multiple: int
     takes_image: Literal["none", "optional", "required"]
     loras: tuple[str, ...] = ()
-
-
-NEEDED = ("vae_scale_factor_spatial", "vae_scale_factor_temporal", "scheduler", "vae")
-"""What the engine asks of a pipeline,"""
-CALLED_BACK = "callback_on_step_end"
-"""and of its call."""
+    makes: Literal["video", "image"] = "video"
 
 
 class Engine:
@@ -87,28 +84,25 @@ class Engine:
         """
         self._check_pipeline()
         transformer = self.pipeline.transformer
-        patch = transformer.config.patch_size
-        patch = patch[-1] if isinstance(patch, (tuple, list)) else patch
-        spatial: int = self.pipeline.vae_scale_factor_spatial
-        blocks = self.installation.block_count
-        # Both pipelines refuse sizes that 16 doesn't divide, whatever their patches.
+        side = max(patch_of(transformer.config)[1:])
+        frames = temporal(self.pipeline)
+        # Pipelines refuse sizes that 16 doesn't divide, whatever their patches.
         return ModelInfo(
             type(self.pipeline).__name__,
             class_name(transformer),
-            blocks,
-            math.lcm(16, spatial * patch),
-            self.pipeline.vae_scale_factor_temporal,
-            _takes_image(self.pipeline),
+            self.installation.block_count,
+            math.lcm(16, spatial(self.pipeline) * side),
+            frames or 1,
+            asking.takes_image(self.pipeline),
             names_of(self.pipeline),
+            "image" if frames is None else "video",
         )
 
     def _check_pipeline(self) -> None:
-        kind = type(self.pipeline).__name__
-        missing = [name for name in NEEDED if not hasattr(self.pipeline, name)]
-        if CALLED_BACK not in inspect.signature(self.pipeline.__call__).parameters:
-            missing.append(CALLED_BACK)
-        if missing:
-            said = f"model.path: {kind} has no {', '.join(missing)}, without which it can't be served; in Python "
+        kind = type(self.pipeline)
+        why = refusal(kind, lambda name: hasattr(self.pipeline, name))
+        if why is not None:
+            said = f"model.path: {kind.__name__} {why}, so it can't be served; in Python "
             raise InvalidConfig(f"{said}enable_dit_cache takes it", "model.path")
 
     @contextmanager
@@ -144,21 +138,23 @@ class Engine:
             OutOfMemory: the model ran out of memory; the next generation starts clean.
             GenerationFailed: the model raised, or its final latents hold what is no number.
         """
-        arguments = self._arguments(generation)
-        generator = arguments["generator"]
+        pipeline, generator = self.pipeline, asking.generator(generation.seed)
+        arguments = asking.arguments(pipeline, generation)
         together = self.ranks.decode_together
-        if not (decode or together):
-            arguments["output_type"] = "latent"
+        shown = decode or together
+        arguments |= {"generator": generator, "output_type": "np" if shown else "latent"}
         with ExitStack() as stack:
-            stack.enter_context(wearing(self.pipeline, generation.lora, generation.lora_scale))
+            stack.enter_context(wearing(pipeline, generation.lora, generation.lora_scale))
+            stack.enter_context(asking.guided_by(pipeline, generation.guidance_scale))
             start = checkpoint.step if checkpoint else 0
             session = stack.enter_context(self.installation.session(policy, request, start))
-            run = Run(session, self.store, self.ranks, generator, on_step, checkpoint, epoch)
-            arguments["callback_on_step_end"] = run.step_ended
+            about = (on_step, checkpoint, epoch, resumable(pipeline))
+            run = Run(session, self.store, self.ranks, generator, *about)
+            arguments |= stack.enter_context(asking.steps_told(pipeline, run.step_ended))
             decoding = Decoding()
             # One of several can't try again: the others wait for the rest of its first attempt.
             if not together:
-                decoding = stack.enter_context(tiled_if_too_large(self.pipeline.vae))
+                decoding = stack.enter_context(tiled_if_too_large(pipeline.vae))
             frames = self._run(run, arguments)
             return _result(run, frames if decode else None, decoding)
 
@@ -167,7 +163,7 @@ class Engine:
             torch.cuda.reset_peak_memory_stats()
         failure: WarpCacheError
         try:
-            return self.pipeline(**arguments).frames[0]
+            return asking.frames_of(self.pipeline(**arguments))
         except WarpCacheError:
             raise
         except torch.OutOfMemoryError as error:
@@ -181,26 +177,6 @@ class Engine:
         # Not in the handler: the traceback would keep what the failed run had made.
         free_memory()
         raise failure
-
-    def _arguments(self, generation: Generation) -> dict[str, Any]:
-        arguments = generation.pipeline_arguments()
-        accepted = inspect.signature(self.pipeline.__call__).parameters
-        for name, value in arguments.items():
-            if name not in accepted:
-                kind = type(self.pipeline).__name__
-                raise InvalidRequest(f"{name} = {value!r}: {kind} has no such argument", name)
-        if "image" not in arguments and _takes_image(self.pipeline) == "required":
-            kind = type(self.pipeline).__name__
-            raise InvalidRequest(f"image is missing: {kind} makes videos from an image", "image")
-        generator = torch.Generator().manual_seed(generation.seed)
-        return {**arguments, "generator": generator, "output_type": "np"}
-
-
-def _takes_image(pipeline: Any) -> Literal["none", "optional", "required"]:
-    image = inspect.signature(pipeline.__call__).parameters.get("image")
-    if image is None:
-        return "none"
-    return "required" if image.default is image.empty else "optional"
 
 
 def _result(run: Run, frames: Any, decoding: Decoding) -> Result:

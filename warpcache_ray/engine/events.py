@@ -51,10 +51,12 @@ class Generation:
     """The first frame, in RGB, for models that take one; a pipeline stretches it to height and width."""
     lora: str | None = None
     lora_scale: float = 1.0
+    fps: int | None = None
+    """Frames per second, for models whose motion depends on it."""
 
     def pipeline_arguments(self) -> dict[str, Any]:
         """The fields that are set, of those that the pipeline takes."""
-        names = [f for f in self.__slots__ if f not in ("seed", "lora", "lora_scale")]
+        names = [f for f in self.__slots__ if f not in ("seed", "lora", "lora_scale", "fps")]
         return {n: getattr(self, n) for n in names if getattr(self, n) is not None}
 
 
@@ -69,8 +71,8 @@ class StepEvent:
     decisions: tuple[Record, ...]
     stats: CacheStats
     checkpoint: Callable[[], Checkpoint] | None
-    """What a later run needs to go on from here; to be called before the run does. None where a video is made in
-    several runs, and this isn't the first."""
+    """What a later run needs to go on from here; to be called before the run does. None where there is more to it, or
+    where a video is made in several runs, and this isn't the first."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from warpcache_ray.models import class_name
+from warpcache_ray.models.pipelines import usual
 from warpcache_ray.policy_document import PolicyKey
 
 SAMPLES = 1024
@@ -47,15 +47,13 @@ def _weight_digest(weight: Tensor) -> bytes:
 def policy_key(pipe: Any, arguments: Mapping[str, Any]) -> PolicyKey:
     """What policies are for that are profiled on runs with these arguments of the pipeline; what is left out has the
     pipeline's default."""
-    defaults = {n: p.default for n, p in inspect.signature(pipe.__call__).parameters.items()}
-    given = {n: value for n, value in arguments.items() if value is not None}
-    asked = {**defaults, **given}
+    asked = {**usual(pipe), **{n: value for n, value in arguments.items() if value is not None}}
     config = pipe.scheduler.config
     return PolicyKey(
         model=identity(pipe.transformer),
         height=asked["height"],
         width=asked["width"],
-        num_frames=asked["num_frames"],
+        num_frames=asked.get("num_frames", 1),
         steps=asked["num_inference_steps"],
         scheduler=type(pipe.scheduler).__name__,
         shift=config.get("flow_shift", config.get("shift")),

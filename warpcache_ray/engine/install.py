@@ -181,7 +181,7 @@ class Installation:
         asked = self._asked(transformer, said, arguments, proceed)
         session = asked.call.session
         if asked.call.step.index < session.start:
-            return asked.form.write(torch.zeros_like(asked.latent))
+            return asked.form.blank(transformer.config)
         if session.first_call is None:
             if asked.latent.is_cuda:
                 torch.cuda.synchronize(asked.latent.device)

@@ -42,6 +42,14 @@ class OutputForm:
         noisy = latent.narrow(axis, 0, min(denoised, latent.shape[axis]))
         return OutputForm(noisy, axis, pack, told)
 
+    def blank(self, config: Any) -> Any:
+        """What says nothing: zeros, for variances too where the model learned these."""
+        count = self.noisy.shape[self.axis]
+        given = 2 * count if config.get("learn_sigma") else config.get("out_channels") or count
+        zeros = torch.zeros_like(self.noisy)
+        extra = zeros.narrow(self.axis, 0, min(given - count, count)) if given > count else None
+        return self.write(zeros, (extra,))
+
     def read(self, out: Any) -> tuple[Tensor, Beside]:
         """The denoised latent in an output, and what the model gives beside it: learned variances, then audio."""
         if isinstance(out, Tensor):

@@ -35,6 +35,8 @@ class Run:
     on_step: OnStep | None = None
     checkpoint: Checkpoint | None = None
     epoch: int = 0
+    resumable: bool = True
+    """From the middle of it a later one can go on."""
     began: float = field(default_factory=time.perf_counter)
     boundary: float | None = None
     latents: Tensor | None = None
@@ -105,7 +107,7 @@ class Run:
             return capture(scheduler, step, total, latents, rng)
 
         decisions, stats = self._decisions(), self.session.stats
-        kept = checkpoint if self._first else None
+        kept = checkpoint if self._first and self.resumable else None
         return StepEvent(step - 1, total, now - since, decisions, stats, kept)
 
     def _decisions(self) -> tuple[Record, ...]:

@@ -43,5 +43,6 @@ def _solve(scheduler: Any, outputs: Tensor) -> Tensor:
     latent = torch.zeros(len(outputs), 1, 1, 1)
     for index, timestep in enumerate(solver.timesteps):
         output = outputs[:, index, None, None, None]
-        latent = solver.step(output, timestep, latent, return_dict=False)[0]
+        # Not what a run may have put in its place.
+        latent = type(solver).step(solver, output, timestep, latent, return_dict=False)[0]
     return latent.flatten().double()

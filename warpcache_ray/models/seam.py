@@ -69,9 +69,9 @@ class _CallHook(ModelHook):  # type: ignore[misc]
         context = self.contexts._context
         if context is None:
             return Announcement()
-        return Announcement(
-            context.name, context.step_index, context.num_inference_steps, context.sigma
-        )
+        # diffusers' guiders name what they make of a branch.
+        branch = context.name and context.name.removeprefix("pred_")
+        return Announcement(branch, context.step_index, context.num_inference_steps, context.sigma)
 
 
 def arguments_of(

@@ -67,7 +67,7 @@ export class Screen {
 }
 
 function moving(src, label, format) {
-  if (format === "gif") return element("img", { src, alt: label });
+  if (format === "gif" || format === "png") return element("img", { src, alt: label });
   const video = element("video", { src, controls: true, loop: true, muted: true, playsInline: true, autoplay: !still.matches });
   video.setAttribute("aria-label", label);
   return video;

@@ -217,7 +217,8 @@ def _add_generation(router: APIRouter, service: Service) -> None:
     ) -> Response:
         """Takes a job in; answers with its id at once, or with its end if `wait` or a media type is asked for."""
         asked = once(key, service.caller.name, "/generate", body)
-        raw = MEDIA_TYPES[body.output_format] in request.headers.get("accept", "")
+        form = body.output_format or service.config.model.defaults.output_format
+        raw = MEDIA_TYPES[form] in request.headers.get("accept", "")
         if not (body.wait or raw):
             return JSONResponse(_public(await service.submit(body, asked), request))
         # Before the job is made: whoever may not wait for it has none.

@@ -45,7 +45,7 @@ class VideoFields(BaseModel):
     quality_floor: Lossy | None = None
     priority: Priority = "normal"
     deadline_s: float | None = Field(None, gt=0, allow_inf_nan=False)
-    output_format: Format = "mp4"
+    output_format: Format | None = None
     webhook_url: str | None = Field(None, min_length=1, max_length=2048)
     lora: str | None = Field(None, min_length=1, max_length=64)
     lora_scale: float | None = Field(None, ge=-4, le=4, allow_inf_nan=False)
@@ -152,6 +152,9 @@ def check_shape(request: dict[str, Any], limits: Limits, info: dict[str, Any]) -
     for name in ("height", "width"):
         if request.get(name, 0) % multiple:
             raise _refusal(request, name, f"a multiple of {multiple}")
+    form = request.get("output_format")
+    if form == "png" and info.get("makes") != "image":
+        raise _refusal(request, "output_format", "mp4, webm or gif, for the model makes videos")
     if (request.get("num_frames", 1) - 1) % step:
         raise _refusal(request, "num_frames", f"1 more than a multiple of {step}")
     size = {n: request[n] for n in ("height", "width", "num_frames") if n in request}

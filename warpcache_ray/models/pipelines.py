@@ -1,0 +1,126 @@
+"""Where diffusers' pipelines differ in what they are asked and what they give: told by the pipelines themselves as far
+as they tell it, else data."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+SPATIAL = (
+    "vae_scale_factor_spatial",
+    "vae_spatial_compression_ratio",
+    "vae_spatial_scale_factor",
+    "vae_scale_factor",
+)
+"""What pipelines call the pixels that a row of the latent spans,"""
+TEMPORAL = (
+    "vae_scale_factor_temporal",
+    "vae_temporal_compression_ratio",
+    "vae_temporal_scale_factor",
+)
+"""and the frames; those that have none make images."""
+RATE = ("frame_rate", "fps")
+"""What they call frames per second, if the motion depends on these."""
+CALLED_BACK = "callback_on_step_end"
+EVERY_CALL: Mapping[str, Any] = {"use_resolution_binning": False}
+"""Arguments of every call, of pipelines that take them: the size is made that was asked for, not one near to it."""
+FORGETFUL = ("CogVideoXDPMScheduler",)
+"""Solvers that have the pipeline's loop remember for them: no run can go on in its middle."""
+
+
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """What a class of pipelines tells nowhere. `names` are its own for fields of a generation, `given` more arguments
+    of its calls. `guided`: with a scale above 1 it has an uncond, and no property that says so. `unfit`: why it can't
+    be served."""
+
+    names: Mapping[str, str] = field(default_factory=dict)
+    given: Mapping[str, Any] = field(default_factory=dict)
+    guided: bool = False
+    unfit: str = ""
+
+
+_GUIDED = Traits(guided=True)
+_TRUE_CFG = Traits({"guidance_scale": "true_cfg_scale"}, {"negative_prompt": " "})
+_SOUND = Traits(unfit="makes sound beside the video, which the service can't give")
+
+TRAITS: dict[str, Traits] = {
+    "AllegroPipeline": _GUIDED,
+    "CogVideoXPipeline": _GUIDED,
+    "CogVideoXImageToVideoPipeline": _GUIDED,
+    "Kandinsky5T2VPipeline": _GUIDED,
+    "Kandinsky5I2VPipeline": _GUIDED,
+    "LTX2Pipeline": _SOUND,
+    "LTX2ImageToVideoPipeline": _SOUND,
+    # Without a negative prompt it isn't guided, whatever the scale; its authors' is a space.
+    "QwenImagePipeline": _TRUE_CFG,
+    "SanaVideoPipeline": Traits({"num_frames": "frames"}),
+}
+
+
+def traits_of(kind: type) -> Traits:
+    """Those of a pipeline class, or of the one it derives from."""
+    return next((TRAITS[k.__name__] for k in kind.__mro__ if k.__name__ in TRAITS), Traits())
+
+
+def accepted(kind: type) -> Mapping[str, inspect.Parameter]:
+    """The arguments that a pipeline class can be called with."""
+    call: Callable[..., Any] = kind.__call__
+    return inspect.signature(call).parameters
+
+
+def refusal(kind: type, has: Callable[[str], bool]) -> str | None:
+    """Why a pipeline class can't be served, as a sentence without its subject; None if it can. `has` tells whether its
+    pipelines have an attribute."""
+    traits, call = traits_of(kind), accepted(kind)
+    if traits.unfit:
+        return traits.unfit
+    needed = {"scheduler": ("scheduler",), "vae": ("vae",), SPATIAL[0]: SPATIAL}
+    missing = [name for name, known in needed.items() if not any(map(has, known))]
+    missing += [name for name in ("prompt", "height", "width") if name not in call]
+    return f"has no {', '.join(missing)}" if missing else None
+
+
+def usual(pipeline: Any) -> dict[str, Any]:
+    """What a pipeline takes for arguments that aren't given, by the names of a generation's fields."""
+    defaults = {name: each.default for name, each in accepted(type(pipeline)).items()}
+    for name, own in traits_of(type(pipeline)).names.items():
+        defaults[name] = defaults[own]
+    guider = getattr(pipeline, "guider", None)
+    return defaults if guider is None else {**defaults, "guidance_scale": guider.guidance_scale}
+
+
+def spatial(pipeline: Any) -> int:
+    """Pixels that a row of the latent spans."""
+    found: int = next(getattr(pipeline, name) for name in SPATIAL if hasattr(pipeline, name))
+    return found
+
+
+def temporal(pipeline: Any) -> int | None:
+    """Frames that each of the latent's spans after the first; None of a pipeline that makes images."""
+    return next((getattr(pipeline, name) for name in TEMPORAL if hasattr(pipeline, name)), None)
+
+
+def guided(pipeline: Any) -> bool:
+    """The run at hand has an uncond beside cond at each step."""
+    said = getattr(pipeline, "do_classifier_free_guidance", None)
+    if said is not None:
+        return bool(said)
+    guider = getattr(pipeline, "guider", None)
+    if guider is not None:
+        return bool(guider.num_conditions > 1)
+    return traits_of(type(pipeline)).guided and pipeline.guidance_scale > 1
+
+
+def guidance_scale(pipeline: Any) -> float | None:
+    """By how much the run at hand weighs cond − uncond."""
+    guider: Any = getattr(pipeline, "guider", pipeline)
+    scale: float | None = getattr(guider, "guidance_scale", None)
+    return scale
+
+
+def resumable(pipeline: Any) -> bool:
+    """All that a run needs to go on in its middle are latents, solver and generator."""
+    return type(pipeline.scheduler).__name__ not in FORGETFUL
