@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
-import pickle
 import uuid
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -16,10 +15,13 @@ from typing import Any
 import grpc
 import httpx
 import pytest
+from calls import Passed, ended, problem, told
 from fastapi import FastAPI
 from google.protobuf.struct_pb2 import Value
 from hubs import CONFIG, INFO, SOON, claim, report, totals, until
-from ray.serve.grpc_util import RayServegRPCContext
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from warpcache_ray.access_config import AccessConfig, ApiKey, RateLimits, digest
 from warpcache_ray.config import Defaults, Limits
@@ -27,13 +29,14 @@ from warpcache_ray.errors import GenerationFailed, InvalidRequest
 from warpcache_ray.rpc.videos_pb2 import Event, FollowRequest, GenerateRequest, JobId
 from warpcache_ray.rpc.videos_pb2_grpc import VideosStub, add_VideosServicer_to_server
 from warpcache_ray.serving import jobs as jobs_module
-from warpcache_ray.serving import problems, rpc
+from warpcache_ray.serving import problems, rpc, traces
 from warpcache_ray.serving.coordinator import Coordinator
 from warpcache_ray.serving.ingress import Ingress
 
 KEYS = {name: f"wc_key-of-{name}" for name in ("alice", "bob", "root")}
 ACCESS = AccessConfig(tuple(ApiKey(n, digest(k), admin=n == "root") for n, k in KEYS.items()))
 DEFAULTS = Defaults(height=32, width=32, num_frames=5, num_inference_steps=4, fps=8)
+TRACE, CLIENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 NEVER = Value(string_value="never")
 REQUEST = GenerateRequest(prompt="a", policy=NEVER, seed=7)
 
@@ -44,36 +47,6 @@ def as_(name: str, **more: str) -> tuple[tuple[str, str], ...]:
 
 
 ALICE = as_("alice")
-
-
-class Passed:
-    """Methods as gRPC's server calls them, given what Serve gives: a context of its own that has been on the way, whose
-    changes go back with each message."""
-
-    def __init__(self, methods: rpc.Methods) -> None:
-        self._methods = methods
-        self.over = asyncio.Event()
-        """A stream has ended, or its client has left."""
-
-    def __getattr__(self, name: str) -> Any:
-        method = getattr(self._methods, name)
-
-        async def once(request: Any, context: Any) -> Any:
-            given = pickle.loads(pickle.dumps(RayServegRPCContext(context)))
-            answer = await method(request, grpc_context=given)
-            given._set_on_grpc_context(context)
-            return answer
-
-        async def streamed(request: Any, context: Any) -> AsyncIterator[Any]:
-            given = pickle.loads(pickle.dumps(RayServegRPCContext(context)))
-            try:
-                async for answer in method(request, grpc_context=given):
-                    given._set_on_grpc_context(context)
-                    yield answer
-            finally:
-                self.over.set()
-
-        return streamed if inspect.isasyncgenfunction(method) else once
 
 
 @pytest.fixture(autouse=True)
@@ -132,37 +105,6 @@ async def videos(passed) -> AsyncIterator[VideosStub]:
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         yield VideosStub(channel)
     await server.stop(None)
-
-
-async def told(call: Any) -> list[Any]:
-    """All that a call streams; its status is the caller's to see."""
-    return await _read(call, [])
-
-
-async def ended(call: Any) -> list[Event]:
-    """All events of a call that doesn't end well."""
-    seen: list[Event] = []
-    with pytest.raises(grpc.RpcError):
-        await _read(call, seen)
-    return seen
-
-
-async def _read(call: Any, seen: list[Any]) -> list[Any]:
-    async with asyncio.timeout(SOON):
-        while (message := await call.read()) is not grpc.aio.EOF:
-            seen.append(message)
-    return seen
-
-
-async def problem(call: Any) -> tuple[grpc.StatusCode, dict[str, Any]]:
-    """What a call that came to nothing says, in both places alike."""
-    with pytest.raises(grpc.RpcError) as refused:
-        await (told(call) if hasattr(call, "read") else call)
-    trailers = dict(refused.value.trailing_metadata())
-    error: dict[str, Any] = json.loads(trailers[rpc.PROBLEM])["error"]
-    assert refused.value.details() == error["message"]
-    assert ("retry-after" in trailers) == error["retryable"]
-    return refused.value.code(), error
 
 
 async def begun(videos: VideosStub, request: GenerateRequest = REQUEST, metadata=ALICE) -> Any:
@@ -257,6 +199,23 @@ async def test_a_client_that_leaves(hub, videos, passed, cancels):
         await until(hub, job_id, "cancelled")
     else:
         assert await claim(hub) == (job_id, 1)
+
+
+async def test_a_job_belongs_to_its_clients_trace(hub, videos, methods, monkeypatch):
+    """Below the call's own span, which is below the client's."""
+    spans, tracing = InMemorySpanExporter(), TracerProvider()
+    tracing.add_span_processor(SimpleSpanProcessor(spans))
+    monkeypatch.setattr(traces, "provider", lambda *_: tracing)
+    service = methods.service
+    service.config = replace(service.config, trace_url="http://localhost:4318/v1/traces")
+    sent = f"00-{TRACE}-{CLIENT}-01"
+    call, job_id = await begun(videos, metadata=as_("alice", traceparent=sent))
+    (span,) = spans.get_finished_spans()
+    found = (span.name, f"{span.context.trace_id:032x}", f"{span.parent.span_id:016x}")
+    assert found == ("Generate", TRACE, CLIENT)
+    parent = (await hub.get(job_id))["request"]["traceparent"]
+    assert parent == f"00-{TRACE}-{span.context.span_id:016x}-01"
+    await over(hub, (call, job_id))
 
 
 async def test_once(hub, videos, tmp_path):
