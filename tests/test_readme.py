@@ -43,7 +43,7 @@ def test_scaling_is_told_as_it_was_simulated() -> None:
 
 
 def test_statuses_of_grpc_are_those_that_are_told() -> None:
-    """Each error's, in the row of its HTTP status; nothing that the service has no route for."""
+    """Each error's, in the row of its HTTP status; but for 405, which no call can have."""
     table = README.split("| status | errors |")[1].split("\n\n")[0].splitlines()
     for http, status in STATUSES.items():
         row = next((row for row in table if str(http) in row), None)

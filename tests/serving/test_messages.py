@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -54,14 +55,26 @@ def sent(fields: dict[str, Any]) -> pb.GenerateRequest:
         {"prompt": "a", "quality": "exact"},
         {"prompt": "a", "quality": 0.95},
         {"prompt": "a", "policy": "never", "seed": 0},
+        {"prompt": "a", "policy": None},
     ],
-    ids=["whole", "least", "named quality", "SSIM", "named policy"],
+    ids=["whole", "least", "named quality", "SSIM", "named policy", "null"],
 )
 def test_a_message_is_what_json_would_be(fields: dict[str, Any]) -> None:
     """To the last digit of a seed; whole numbers of a policy stay whole; what isn't set is left to the service."""
     found = messages.asked(sent(fields), ROOM)
     assert found == FollowedRequest.model_validate(fields)
     assert found.model_dump(exclude_unset=True) == fields
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf])
+def test_a_number_is_finite(number: float) -> None:
+    """JSON has no other ones."""
+    for name in messages.OPEN:
+        request = pb.GenerateRequest(prompt="a")
+        getattr(request, name).number_value = number
+        with pytest.raises(InvalidRequest, match=f"{name}: ") as refused:
+            messages.asked(request, ROOM)
+        assert refused.value.param == name
 
 
 def test_an_image_is_a_file_or_where_it_is() -> None:

@@ -15,19 +15,20 @@ from typing import Any
 import grpc
 import httpx
 import pytest
-from calls import Passed, ended, problem, told
 from fastapi import FastAPI
 from google.protobuf.struct_pb2 import Value
 from hubs import CONFIG, INFO, SOON, claim, report, totals, until
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from rpc_calls import Passed, ended, over, problem, told
 
 from warpcache_ray.access_config import AccessConfig, ApiKey, RateLimits, digest
 from warpcache_ray.config import Defaults, Limits
-from warpcache_ray.errors import GenerationFailed, InvalidRequest
+from warpcache_ray.errors import GenerationFailed, InvalidRequest, Unavailable
 from warpcache_ray.rpc.videos_pb2 import Event, FollowRequest, GenerateRequest, JobId
 from warpcache_ray.rpc.videos_pb2_grpc import VideosStub, add_VideosServicer_to_server
+from warpcache_ray.serving import events as events_module
 from warpcache_ray.serving import jobs as jobs_module
 from warpcache_ray.serving import problems, rpc, traces
 from warpcache_ray.serving.coordinator import Coordinator
@@ -115,13 +116,6 @@ async def begun(videos: VideosStub, request: GenerateRequest = REQUEST, metadata
     return call, event.job_id
 
 
-async def over(hub: Coordinator, *calls: tuple[Any, str]) -> None:
-    """Nothing is left of these calls and their jobs."""
-    for call, job_id in calls:
-        await hub.cancel(job_id)
-        await ended(call)
-
-
 async def make(hub: Coordinator, path: Path, data: bytes = b"a video") -> str:
     """The replica makes the next job's video."""
     path.write_bytes(data)
@@ -199,6 +193,22 @@ async def test_a_client_that_leaves(hub, videos, passed, cancels):
         await until(hub, job_id, "cancelled")
     else:
         assert await claim(hub) == (job_id, 1)
+
+
+async def test_a_coordinator_that_restarts_ends_no_stream(hub, videos, methods, monkeypatch):
+    """Its job outlives it: events come when it is back."""
+    monkeypatch.setattr(events_module, "RECONNECT_S", 0.0)
+    asked, away = methods.service.ask, [True]
+
+    async def ask(method: str, *rest: Any) -> Any:
+        if method == "events" and away:
+            away.clear()
+            raise Unavailable("the coordinator is restarting; try again")
+        return await asked(method, *rest)
+
+    methods.service.ask = ask
+    await over(hub, await begun(videos))
+    assert not away
 
 
 async def test_a_job_belongs_to_its_clients_trace(hub, videos, methods, monkeypatch):

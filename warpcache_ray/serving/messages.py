@@ -6,9 +6,10 @@ import json
 from typing import Any
 
 from google.protobuf.json_format import MessageToDict, Parse
+from google.protobuf.struct_pb2 import Value
 from pydantic import ValidationError
 
-from warpcache_ray.errors import PayloadTooLarge
+from warpcache_ray.errors import InvalidRequest, PayloadTooLarge
 from warpcache_ray.rpc import videos_pb2 as pb
 from warpcache_ray.serving.delivery import public
 from warpcache_ray.serving.lifecycle import TERMINAL
@@ -32,7 +33,7 @@ def asked(request: pb.GenerateRequest, body_bytes: int) -> FollowedRequest:
         raise PayloadTooLarge(said, "body")
     # Only what was set: the rest is the service's to choose.
     given = {field.name: value for field, value in request.ListFields()}
-    given |= {name: _whole(MessageToDict(given[name])) for name in OPEN if name in given}
+    given |= {name: _open(name, given[name]) for name in OPEN if name in given}
     image = request.WhichOneof("image")
     if image is not None:
         given["image"] = given.pop(image)
@@ -40,6 +41,14 @@ def asked(request: pb.GenerateRequest, body_bytes: int) -> FollowedRequest:
         return FollowedRequest.model_validate(given)
     except ValidationError as error:
         raise refusal(error, FollowedRequest) from error
+
+
+def _open(name: str, value: Value) -> Any:
+    try:
+        return _whole(MessageToDict(value))
+    except ValueError as error:
+        # Of numbers, JSON has the finite ones alone.
+        raise InvalidRequest(f"{name}: {error}", name) from error
 
 
 def _whole(value: Any) -> Any:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from warpcache_ray.serving.ingress import Service
     from warpcache_ray.serving.schemas import FollowedRequest
+    from warpcache_ray.store.events import Event
 
 log = logging.getLogger(__name__)
 
@@ -51,8 +52,9 @@ PROBLEM = "problem-bin"
 """The trailer with the body that HTTP would have."""
 PART_BYTES = 1 << 20
 """Of a video in one message: clients take up to 4 MiB, if not told otherwise."""
-_SHOWN = 400
-"""Characters of a text that a client may have chosen: all trailers together have room for 8 KiB."""
+_SHOWN = 1000
+"""Bytes of a message or a field's name, in which a client's own text may stand: the trailers have 8 KiB, and a message
+goes with three bytes for one, and again in the body with four for three."""
 
 
 class Methods:
@@ -71,7 +73,7 @@ class Methods:
             with self.service.stream():
                 job = await self._submitted(asked, grpc_context)
                 try:
-                    async for event in self._events(job["id"], BEGIN, grpc_context):
+                    async for event in self._events(job["id"], BEGIN, [], grpc_context):
                         yield event
                 except asyncio.CancelledError:
                     # So Serve tells that the client has gone.
@@ -89,7 +91,8 @@ class Methods:
             self._admit(grpc_context)
             after = known_id(request.after, "after") if request.HasField("after") else BEGIN
             with self.service.stream():
-                async for event in self._events(request.job_id, after, grpc_context):
+                found = await self.service.ask("events", request.job_id, after, 0.0)
+                async for event in self._events(request.job_id, after, found, grpc_context):
                     yield event
             return
         yield pb.Event(kind="error")
@@ -139,12 +142,11 @@ class Methods:
             )
 
     async def _events(
-        self, job_id: str, after: str, context: RayServegRPCContext
+        self, job_id: str, after: str, found: list[Event] | None, context: RayServegRPCContext
     ) -> AsyncIterator[pb.Event]:
-        """To the job's end, whose status is the call's too."""
-        first = await self.service.ask("events", job_id, after, 0.0)
-        async for found in happening(self.service.ask, job_id, after, first):
-            for happened in found:
+        """Those that were `found`, and others to the job's end, whose status is the call's too."""
+        async for events in happening(self.service.ask, job_id, after, found):
+            for happened in events:
                 event = messages.event(job_id, happened)
                 if event.job.HasField("error"):
                     error = happened.data["error"]
@@ -185,5 +187,6 @@ def _refuse(
 
 
 def _short(value: Any) -> Any:
-    long = isinstance(value, str) and len(value) > _SHOWN
-    return f"{value[:_SHOWN]}…" if long else value
+    if not isinstance(value, str) or len(data := value.encode()) <= _SHOWN:
+        return value
+    return f"{data[:_SHOWN].decode(errors='ignore')}…"

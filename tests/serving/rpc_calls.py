@@ -16,6 +16,7 @@ from ray.serve.grpc_util import RayServegRPCContext
 
 from warpcache_ray.rpc.videos_pb2 import Event
 from warpcache_ray.serving import rpc
+from warpcache_ray.serving.coordinator import Coordinator
 
 
 class Passed:
@@ -59,6 +60,13 @@ async def ended(call: Any) -> list[Event]:
     with pytest.raises(grpc.RpcError):
         await _read(call, seen)
     return seen
+
+
+async def over(hub: Coordinator, *calls: tuple[Any, str]) -> None:
+    """Nothing is left of these calls and their jobs."""
+    for call, job_id in calls:
+        await hub.cancel(job_id)
+        await ended(call)
 
 
 async def _read(call: Any, seen: list[Any]) -> list[Any]:
