@@ -29,6 +29,7 @@ MAY_IMPORT = {
         f"{OURS}.core",
     }
     | {f"{OURS}.errors", f"{OURS}.policy_spec", f"{OURS}.policy_document"},
+    "rpc": {"grpc", "google.protobuf", f"{OURS}.rpc"},
 }
 """Beside the standard library."""
 

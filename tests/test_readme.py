@@ -6,6 +6,7 @@ from pathlib import Path
 
 from warpcache_ray.serving.http_metrics import HTTP_TABLE
 from warpcache_ray.serving.metrics import TABLE
+from warpcache_ray.serving.rpc import STATUSES
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -39,6 +40,14 @@ def test_scaling_is_told_as_it_was_simulated() -> None:
             share = f"{100 * run['begun_in_time']:.1f} %"
             row = f"| {trace} | {name} | {share} | {run['wait_p95_s']:.0f} s | {run['replica_hours']:.1f} |"
             assert row in README, row
+
+
+def test_statuses_of_grpc_are_those_that_are_told() -> None:
+    """Each error's, in the row of its HTTP status; but for 405, which no call can have."""
+    table = README.split("| status | errors |")[1].split("\n\n")[0].splitlines()
+    for http, status in STATUSES.items():
+        row = next((row for row in table if str(http) in row), None)
+        assert row is None if http == 405 else f"`{status.name}`" in str(row), http
 
 
 def test_overlays_are_those_that_are_there() -> None:

@@ -45,6 +45,12 @@ def free_port() -> int:
     return _free_port()
 
 
+@pytest.fixture
+def grpc_port() -> int:
+    """Another one."""
+    return _free_port()
+
+
 @pytest.fixture(scope="session")
 def ray_port() -> Iterator[int]:
     """HTTP port of a local Ray Serve."""

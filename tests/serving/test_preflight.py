@@ -151,6 +151,17 @@ def test_public_addresses_want_keys(host):
         check_access(ServiceConfig(ModelConfig("x"), access=access), host)
 
 
+def test_serve_opens_its_grpc_port_on_all_addresses():
+    """So keys are wanted there, whatever HTTP listens on."""
+    with pytest.raises(
+        InvalidConfig, match=r"grpc_options\.port = 9000, .* all addresses"
+    ) as caught:
+        check_access(NO_KEYS, "127.0.0.1", 9000)
+    assert "leave grpc_options out" in caught.value.message
+    for access in (AccessConfig((ApiKey("a", "0" * 64),)), AccessConfig(allow_public=True)):
+        check_access(ServiceConfig(ModelConfig("x"), access=access), "127.0.0.1", 9000)
+
+
 def test_the_operators_own_receiver_is_checked_at_the_start():
     """Not by the first request."""
     config, fine = ServiceConfig(ModelConfig("x")), OutboundConfig(allow_hosts=("hooks.example",))

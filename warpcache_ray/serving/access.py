@@ -7,6 +7,7 @@ then counted together with what all others do: a name that anyone can invent eva
 from __future__ import annotations
 
 import hmac
+from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -63,7 +64,7 @@ CALLER: ContextVar[Caller] = ContextVar("caller")
 """Of the request that is being answered. Open routes have none."""
 
 
-def identify(access: AccessConfig, headers: Headers) -> Caller:
+def identify(access: AccessConfig, headers: Mapping[str, str]) -> Caller:
     """Who asks, by `x-api-key` or as OpenAI's clients send their key.
 
     Raises:

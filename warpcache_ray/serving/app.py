@@ -11,7 +11,7 @@ import psutil
 import ray
 from ray import serve
 from ray.serve import Application
-from ray.serve.config import AutoscalingConfig, HTTPOptions
+from ray.serve.config import AutoscalingConfig, HTTPOptions, gRPCOptions
 from ray.serve.context import _get_global_client
 
 from warpcache_ray.config import ServiceConfig, parse_config
@@ -51,7 +51,7 @@ def build(args: dict[str, Any]) -> Application:
     """
     try:
         config = parse_config(args)
-        check_access(config, http_host())
+        check_access(config, http_host(), grpc_port())
         check_devices(config, ray.cluster_resources())
         check_store(config, sum(node["Alive"] for node in ray.nodes()))
         check_webhooks(config)
@@ -75,6 +75,15 @@ def http_host() -> str | None:
     options = HTTPOptions() if client is None else client.http_config
     host: str | None = options.host
     return host
+
+
+def grpc_port() -> int | None:
+    """Where Serve's gRPC proxies listen, on all addresses; None: nowhere, as they have no methods to serve."""
+    client = _get_global_client(raise_if_no_controller_running=False)
+    if client is None:
+        return None
+    options: gRPCOptions = ray.get(client._controller.get_grpc_config.remote())
+    return options.port if options.grpc_servicer_functions else None
 
 
 def assemble(config: ServiceConfig) -> Application:

@@ -10,6 +10,13 @@ from fastapi.responses import FileResponse, Response, StreamingResponse
 
 from warpcache_ray.errors import ArtifactGone, JobNotReady
 from warpcache_ray.serving.artifacts import Artifact
+from warpcache_ray.serving.lifecycle import Status
+
+
+def public(job: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A record as clients see it, with the path of the job's video below the application's `prefix`."""
+    done = job["status"] == Status.SUCCEEDED
+    return job | {"video": f"{prefix}/jobs/{job['id']}/video" if done else None}
 
 
 def ready(job: dict[str, Any], video: Artifact | None) -> Artifact:

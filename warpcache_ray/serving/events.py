@@ -50,27 +50,33 @@ async def follow(ask: Ask, job_id: str, last: str | None, public: Public) -> Res
         InvalidRequest: `last` is no event's id.
         NotFound: there is no such job.
     """
-    if last is not None and not _ID.fullmatch(last):
-        raise InvalidRequest(
-            f"Last-Event-ID = {last!r} is not allowed; it must be an event's id, like 1732199999123-0",
-            "Last-Event-ID",
-        )
-    after = last or BEGIN
+    after = BEGIN if last is None else known_id(last, "Last-Event-ID")
     first: list[Event] | None = await ask("events", job_id, after, 0.0)
     if first is None:
         return Response(status_code=204)
-    return EventSourceResponse(_told(ask, job_id, after, first, public), headers=HEADERS)
+    return EventSourceResponse(_told(happening(ask, job_id, after, first), public), headers=HEADERS)
 
 
-async def _told(
-    ask: Ask, job_id: str, after: str, found: list[Event] | None, public: Public
-) -> AsyncIterator[bytes]:
-    yield format_sse_event(retry=RETRY_MS)
+def known_id(event: str, param: str) -> str:
+    """The id of an event that a client names.
+
+    Raises:
+        InvalidRequest: it is none; `param` is where it stands.
+    """
+    if not _ID.fullmatch(event):
+        said = f"{param} = {event!r} is not allowed; it must be an event's id, like 1732199999123-0"
+        raise InvalidRequest(said, param)
+    return event
+
+
+async def happening(
+    ask: Ask, job_id: str, after: str, found: list[Event] | None
+) -> AsyncIterator[list[Event]]:
+    """What happens to a job, to its end: the events that were `found` after one, then the next ones, as many as there
+    are at a time; none where there was nothing for a while."""
     while found is not None:
-        for event in found:
-            data = public(event.data) if event.kind in TERMINAL else event.data
-            yield format_sse_event(event=event.kind, data_str=json.dumps(data), id=event.id)
-            after = event.id
+        yield found
+        after = found[-1].id if found else after
         try:
             found = await ask("events", job_id, after, HEARTBEAT_S)
         except NotFound:
@@ -79,5 +85,13 @@ async def _told(
             # It will be back. A browser that was sent away would meet a 503, and not come again.
             await asyncio.sleep(RECONNECT_S)
             found = []
-        if found == []:
+
+
+async def _told(batches: AsyncIterator[list[Event]], public: Public) -> AsyncIterator[bytes]:
+    yield format_sse_event(retry=RETRY_MS)
+    async for found in batches:
+        for event in found:
+            data = public(event.data) if event.kind in TERMINAL else event.data
+            yield format_sse_event(event=event.kind, data_str=json.dumps(data), id=event.id)
+        if not found:
             yield format_sse_event(comment="still there")

@@ -29,12 +29,13 @@ from warpcache_ray.serving import (
     page,
     policy_routes,
     problems,
+    rpc,
     traces,
     videos,
 )
 from warpcache_ray.serving.access import CALLER, Caller, only_admins
 from warpcache_ray.serving.artifacts import Artifact
-from warpcache_ray.serving.delivery import deliver, ready
+from warpcache_ray.serving.delivery import deliver, public, ready
 from warpcache_ray.serving.events import ANSWERS, LastEventId, follow
 from warpcache_ray.serving.http_metrics import HttpMetrics
 from warpcache_ray.serving.idempotency import IdempotencyKey, once
@@ -226,7 +227,8 @@ def _add_generation(router: APIRouter, service: Service) -> None:
             job = await service.submit(body, asked)
             job = await _until_ended(service, job, body.cancel_on_disconnect)
         if job["status"] != Status.SUCCEEDED:
-            return JSONResponse({"error": job["error"], "job": _public(job, request)}, _status(job))
+            status = problems.status_of(job["error"])
+            return JSONResponse({"error": job["error"], "job": _public(job, request)}, status)
         if raw:
             return await _file(service, job)
         return JSONResponse(await _with_video(service, job, body.response_format, request))
@@ -322,14 +324,7 @@ def _size(fields: dict[str, Any]) -> tuple[int, int] | None:
 
 
 def _public(job: dict[str, Any], request: Request) -> dict[str, Any]:
-    done = job["status"] == Status.SUCCEEDED
-    prefix = request.scope.get("root_path", "")
-    return job | {"video": f"{prefix}/jobs/{job['id']}/video" if done else None}
-
-
-def _status(job: dict[str, Any]) -> int:
-    codes = {kind.code: kind.status for kind in problems.all_errors()}
-    return codes.get(job["error"]["code"], 500)
+    return public(job, request.scope.get("root_path", ""))
 
 
 async def _file(service: Service, job: dict[str, Any]) -> Response:
@@ -351,7 +346,7 @@ def build_api(config: ServiceConfig, actor: Any) -> FastAPI:
     """The FastAPI application over a coordinator."""
     told: dict[str, Any] = {"version": __version__, "docs_url": None, "redoc_url": None}
     api = FastAPI(title="WarpCache-Ray", **told, **traces.of_requests(config))
-    service = Service(config, actor)
+    service = api.state.service = Service(config, actor)
     api.include_router(routes(service), dependencies=access.SCHEMES if config.access.keys else [])
     api.include_router(health.routes(service.ask))
     page.install(api)
@@ -361,8 +356,9 @@ def build_api(config: ServiceConfig, actor: Any) -> FastAPI:
     return api
 
 
-class Ingress:
-    """Serves the routes. `replicas` is bound so that Serve deploys them; jobs reach them by the coordinator."""
+class Ingress(rpc.Methods):
+    """Serves the routes, and gRPC's methods. `replicas` is bound so that Serve deploys them; jobs reach them by the
+    coordinator."""
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
         self, config: ServiceConfig, replicas: Any
@@ -373,6 +369,7 @@ class Ingress:
         self.actor = handles.connect(serve.get_replica_context().app_name, config)
         await self.actor.configure.remote(config)
         self.api = build_api(config, self.actor)
+        self.service = self.api.state.service
 
     async def check_health(self) -> None:
         """Serve's health check; reminds a coordinator that was started anew."""

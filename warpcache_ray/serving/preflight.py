@@ -107,18 +107,26 @@ def check_devices(config: ServiceConfig, resources: Mapping[str, float]) -> None
             )
 
 
-def check_access(config: ServiceConfig, host: str | None) -> None:
-    """Where Serve's HTTP proxies listen at `host` (None: nowhere), only those come who may.
+def check_access(config: ServiceConfig, host: str | None, grpc_port: int | None = None) -> None:
+    """Where Serve's proxies listen, for HTTP at `host` and for gRPC at `grpc_port` of all addresses (None: nowhere),
+    only those come who may.
 
     Raises:
         InvalidConfig: other machines reach it, and no keys are needed there.
     """
     access = config.access
-    if host is None or access.keys or access.allow_public or _is_loopback(host):
+    if access.keys or access.allow_public:
+        return
+    if host is not None and not _is_loopback(host):
+        where, instead = f"http_options.host = {host!r}", "set http_options.host: 127.0.0.1"
+    elif grpc_port is not None:
+        where = f"grpc_options.port = {grpc_port}, which Serve opens on all addresses,"
+        instead = "leave grpc_options out"
+    else:
         return
     raise InvalidConfig(
-        f"http_options.host = {host!r} can be reached from other machines, and access.keys is empty; configure keys "
-        "(`warpcache key create NAME` makes one), or set http_options.host: 127.0.0.1, or access.allow_public: true "
+        f"{where} can be reached from other machines, and access.keys is empty; configure keys "
+        f"(`warpcache key create NAME` makes one), or {instead}, or set access.allow_public: true "
         "where everyone who reaches it may use it",
         "access.keys",
     )

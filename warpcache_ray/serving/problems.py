@@ -10,7 +10,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -46,10 +46,28 @@ def all_errors() -> list[type[WarpCacheError]]:
     return found
 
 
+def status_of(error: dict[str, Any]) -> int:
+    """The HTTP status of an error as a job's record has it."""
+    codes = {kind.code: kind.status for kind in all_errors()}
+    return codes.get(error["code"], 500)
+
+
+def patience(error: WarpCacheError) -> dict[str, str]:
+    """When to try again, as a header, if that may help."""
+    if not error.retryable:
+        return {}
+    wait_s = RETRY_S if error.retry_after_s is None else max(1.0, error.retry_after_s)
+    return {"retry-after": str(math.ceil(wait_s))}
+
+
+def unexpected(error: Exception) -> WarpCacheError:
+    """What a client hears of an error that isn't ours."""
+    return WarpCacheError(f"{type(error).__name__} in the service; see its log")
+
+
 def envelope(error: WarpCacheError, status: int | None = None) -> JSONResponse:
     """The error as `{"error": {message, type, param, code, retryable}}`."""
-    patience = RETRY_S if error.retry_after_s is None else max(1.0, error.retry_after_s)
-    headers = {"retry-after": str(math.ceil(patience))} if error.retryable else {}
+    headers = patience(error)
     if isinstance(error, Unauthenticated):
         headers["www-authenticate"] = "Bearer"
     return _Ascii({"error": error.to_dict()}, status or error.status, headers)
@@ -72,7 +90,9 @@ def install(app: FastAPI, body_bytes: int, larger: Larger | None = None) -> None
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-        return explain(error.errors()[0])
+        first = error.errors()[0]
+        broken = first["type"] == "json_invalid"
+        return envelope(explain(first), 400 if broken else None)
 
     @app.exception_handler(HTTPException)
     async def plain(request: Request, error: HTTPException) -> JSONResponse:
@@ -81,30 +101,36 @@ def install(app: FastAPI, body_bytes: int, larger: Larger | None = None) -> None
         return envelope(kind(message), error.status_code)
 
     @app.exception_handler(Exception)
-    async def unexpected(request: Request, error: Exception) -> JSONResponse:
-        return envelope(WarpCacheError(f"{type(error).__name__} in the service; see its log"))
+    async def foreign(request: Request, error: Exception) -> JSONResponse:
+        return envelope(unexpected(error))
 
     app.add_middleware(BodyLimit, limit=body_bytes, larger=larger)
 
 
-def explain(first: dict[str, Any], schema: type[BaseModel] = GenerateRequest) -> JSONResponse:
+def refusal(error: ValidationError, schema: type[BaseModel]) -> InvalidRequest:
+    """What a request is refused for that doesn't keep to its `schema`."""
+    first: dict[str, Any] = {**error.errors()[0]}
+    return explain({**first, "loc": ("body", *first["loc"])}, schema)
+
+
+def explain(first: dict[str, Any], schema: type[BaseModel] = GenerateRequest) -> InvalidRequest:
     """A validation error of FastAPI's as ours: which field, which value, what is allowed (by `schema`)."""
     if first["type"] == "json_invalid":
-        return envelope(InvalidRequest(f"the body is not JSON: {first['ctx']['error']}"), 400)
+        return InvalidRequest(f"the body is not JSON: {first['ctx']['error']}")
     # Before the field's name stands where it came from, behind it pydantic's words for the alternatives that it tried.
     field = next((str(part) for part in first["loc"][1:]), "")
     if first["type"] == "missing":
-        return envelope(InvalidRequest(f"{field or 'the body'} is missing", field or None))
+        return InvalidRequest(f"{field or 'the body'} is missing", field or None)
     if not field and not isinstance(first["input"], dict):
         said = "the body must be a JSON object, sent with content-type: application/json"
-        return envelope(InvalidRequest(said))
+        return InvalidRequest(said)
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
         message = f"there is no such field; there are: {', '.join(schema.model_fields)}"
     value = repr(first["input"])
     value = value if len(value) <= _SHOWN else f"{value[:_SHOWN]}…"
     where = f"{field} = {value}: " if field else ""
-    return envelope(InvalidRequest(f"{where}{message}", field or None))
+    return InvalidRequest(f"{where}{message}", field or None)
 
 
 def check_rest(body: bytes, limit: int) -> None:

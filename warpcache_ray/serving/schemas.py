@@ -98,11 +98,16 @@ class VideoFields(BaseModel):
         return {"seed": seed, **usual, **given}
 
 
-class GenerateRequest(VideoFields):
-    """What `POST /generate` takes: the video, and how to answer."""
+class FollowedRequest(VideoFields):
+    """One whose client stays to hear what happens to the job."""
 
     image: ImageField = None
     cancel_on_disconnect: bool = False
+
+
+class GenerateRequest(FollowedRequest):
+    """What `POST /generate` takes: the video, and how to answer."""
+
     response_format: Literal["url", "b64_json"] = "url"
     wait: bool = False
 

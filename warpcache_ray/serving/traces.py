@@ -7,6 +7,8 @@ they are laid end to end, back from their attempt's end.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.util import find_spec
@@ -100,6 +102,21 @@ def of_requests(config: ServiceConfig) -> dict[str, Any]:
         return {}
     told = {"metrics": False, "logs": False, "operation_spans": False, "auto_configure": False}
     return {"telemetry": {"tracer_provider": provider(config.trace_url, config.name), **told}}
+
+
+@contextmanager
+def call(config: ServiceConfig, method: str, traceparent: str | None) -> Iterator[None]:
+    """A gRPC call's own span, for the block; it is its client's, where that sends one."""
+    if not config.trace_url:
+        yield
+        return
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+    sent = {PARENT: traceparent} if traceparent else {}
+    above = TraceContextTextMapPropagator().extract(sent)
+    tracer = provider(config.trace_url, config.name).get_tracer(__name__)
+    with tracer.start_as_current_span(method, above):
+        yield
 
 
 def parent(config: ServiceConfig) -> dict[str, str]:

@@ -59,8 +59,7 @@ def _add_creation(router: APIRouter, service: Service) -> None:
                 await _body(request, service.config.model.limits.body_bytes)
             )
         except ValidationError as error:
-            first: dict[str, Any] = {**error.errors()[0]}
-            return problems.explain({**first, "loc": ("body", *first["loc"])}, VideoRequest)
+            raise problems.refusal(error, VideoRequest) from error
         videos_schema.check_model(asked.model, service.config)
         job = await service.submit(asked, once(key, service.caller.name, "/v1/videos", asked))
         return _answer(service, job, request)
