@@ -11,11 +11,14 @@ from clients import EXACT, Clients
 from live import Live, served
 from rows import Row, keep
 
+CANCELS, MINUTES = 100, 2.0
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """What a full run may be told."""
     parser.addoption("--table", type=Path, help="folder in which the table of faults is kept")
-    parser.addoption("--minutes", type=float, default=2.0, help="length of the soak")
+    parser.addoption("--cancels", type=int, default=CANCELS, help="how many in a row")
+    parser.addoption("--minutes", type=float, default=MINUTES, help="length of the soak")
 
 
 @pytest.fixture(scope="session")
@@ -23,6 +26,18 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     """The service, started once."""
     with served(tmp_path_factory.mktemp("live") / "results") as service:
         yield service
+
+
+@pytest.fixture
+def cancels(request: pytest.FixtureRequest) -> int:
+    """How many in a row."""
+    return int(request.config.getoption("--cancels", CANCELS))
+
+
+@pytest.fixture
+def minutes(request: pytest.FixtureRequest) -> float:
+    """Length of the soak."""
+    return float(request.config.getoption("--minutes", MINUTES))
 
 
 @pytest.fixture(scope="session")
@@ -49,7 +64,8 @@ def note(request: pytest.FixtureRequest, record_property: Any) -> Callable[[Row]
         for name, value in (("found", row.found_s), ("recovered", row.recovered_s)):
             record_property(name, value)
         if folder := request.config.getoption("--table", None):
-            keep(folder, request.node.name.removeprefix("test_"), row)
+            part, test = request.path.stem.removeprefix("test_"), request.node.name
+            keep(folder, f"{part}:{test.removeprefix('test_')}", row)
         counted = row.counted
         assert counted["acknowledged"] > 0
         assert (counted["lost"], counted["unfinished"], counted["twice"]) == (0, 0, 0), counted

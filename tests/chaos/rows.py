@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results"
+PARTS = ("workers", "processes", "head", "storage", "delivery", "long")
+"""The table's order: that of the modules which have its tests, and within each that of their names."""
 HEAD = "| struck in mid-job | found in | recovered in | what its job notices | jobs | lost | published twice |"
 
 
@@ -40,12 +42,13 @@ def table(rows: Mapping[str, Row]) -> str:
 
 
 def read(folder: Path = RESULTS) -> dict[str, Row]:
-    """The rows that were kept there, by the name of their test, in the order of the table."""
+    """The rows that were kept there, by part and name of their test, in the order of the table."""
     path = folder / "faults.json"
     known = json.loads(path.read_text())["rows"] if path.exists() else {}
     fields = Row.__dataclass_fields__
     return {
-        name: Row(**{field: row[field] for field in fields}) for name, row in sorted(known.items())
+        name: Row(**{field: known[name][field] for field in fields})
+        for name in sorted(known, key=_place)
     }
 
 
@@ -61,6 +64,11 @@ def keep(folder: Path, name: str, row: Row) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"rows": known}, indent=2) + "\n")
     (folder / "faults.md").write_text(table(read(folder)))
+
+
+def _place(name: str) -> tuple[int, str]:
+    part, _, test = name.partition(":")
+    return PARTS.index(part), test
 
 
 def _seconds(value: float | None) -> str:

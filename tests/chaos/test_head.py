@@ -37,5 +37,7 @@ def test_head(note: Callable[[Row], None]) -> None:
         assert clients.record(again)["fence"] == 2
         latents = {clients.record(one)["result"]["latents_sha256"] for one in (job, again)}
     assert len(latents) == 1
-    fault = "Ray's head node, `kill -9` of all its processes (state in Redis), started again at once"
+    fault = (
+        "Ray's head node, `kill -9` of all its processes (state in Redis), started again at once"
+    )
     note(Row(fault, None, recovered, f"nothing; new ones are taken after {taken:.1f} s", counted))

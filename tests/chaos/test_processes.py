@@ -22,7 +22,7 @@ AWAY_S = 30.0
     ("fault", "name"),
     [
         ("coordinator, `kill -9`", "ray::Coordinator"),
-        pytest.param("store (Redis, AOF), `kill -9`", "redis-server", marks=pytest.mark.slow),
+        ("store (Redis, AOF), `kill -9`", "redis-server"),
         ("ingress, `kill -9`", f"ray::ServeReplica:{service.NAME}:Ingress"),
         ("Serve's HTTP proxy, `kill -9`", "ray::ProxyActor"),
         ("Serve's controller, `kill -9`", "ray::ServeController"),
@@ -30,7 +30,12 @@ AWAY_S = 30.0
     ids=["1-coordinator", "2-store", "3-ingress", "4-proxy", "5-controller"],
 )
 def test_process(
-    live: Live, clients: Clients, undisturbed: str, note: Callable[[Row], None], fault: str, name: str
+    live: Live,
+    clients: Clients,
+    undisturbed: str,
+    note: Callable[[Row], None],
+    fault: str,
+    name: str,
 ) -> None:
     """Another takes its place; the job at work ends in its first attempt, and no other is lost."""
     job = clients.mixed()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import live as service
 import pytest
-from clients import EXACT, SHORT, Clients
+from clients import SHORT, Clients
 from live import Live
 from rows import Row
 
@@ -32,9 +32,7 @@ def small_disk(live: Live, tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(tmp_path)], check=True)
 
 
-def test_disk(
-    live: Live, small_disk: Path, undisturbed: str, note: Callable[[Row], None]
-) -> None:
+def test_disk(live: Live, small_disk: Path, undisturbed: str, note: Callable[[Row], None]) -> None:
     """New jobs are refused with a code, those that were taken wait for room, in memory or on disk."""
     live.until_idle()
     clients = Clients(live.url)

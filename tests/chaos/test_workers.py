@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable
-from typing import Any
 
 import live as service
 import psutil
@@ -16,6 +15,7 @@ from processes import process_of, slowed
 from rows import Row
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(900)]
+
 
 @pytest.mark.parametrize(
     ("fault", "victim", "index", "sent"),

@@ -51,6 +51,7 @@ class Jobs:
         self._told: dict[str, Job] = {}
         """As the events have it."""
         self._told_at: dict[str, float] = {}
+        self._heard_at: dict[str, float] = {}
         self._doubtful: dict[str, Job] = {}
         self._changing = asyncio.Lock()
         self._changed = asyncio.Condition()
@@ -102,6 +103,10 @@ class Jobs:
     def active(self) -> list[Job]:
         """Those that haven't ended."""
         return self.having(Status.QUEUED, Status.RUNNING)
+
+    def silent_s(self, job_id: str) -> float:
+        """For how long nothing was heard of a job's attempt, whatever the machine's clock was set to meanwhile."""
+        return time.monotonic() - self._heard_at[job_id]
 
     def known(self, once: Once) -> Job | None:
         """The job that an idempotency key stands for.
@@ -281,6 +286,8 @@ class Jobs:
 
     def _keep(self, job: Job) -> None:
         before = self._jobs.get(job.id)
+        if before is None or before.seen_at != job.seen_at:
+            self._heard_at[job.id] = time.monotonic()
         if before is None or before.status is not job.status:
             self.revision += 1
         if before is not None and before.status is not job.status:
@@ -294,7 +301,7 @@ class Jobs:
         del self._jobs[job.id], self._by_status[job.status][job.id]
         if job.key is not None and self._keys.get((job.client, job.key)) == job.id:
             del self._keys[job.client, job.key]
-        for table in (self._versions, self._stored_at, self._told, self._told_at):
+        for table in (self._versions, self._stored_at, self._told, self._told_at, self._heard_at):
             table.pop(job.id, None)
 
 
