@@ -95,6 +95,14 @@ class Live:
             time.sleep(POLL_S)
         raise TimeoutError("it was taken all the time")
 
+    def until_there(self, name: str, number: int) -> None:
+        """So many processes of this name run."""
+        deadline = time.monotonic() + PATIENCE_S
+        while len(processes_of(name)) != number:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{name}: {processes_of(name)}")
+            time.sleep(POLL_S)
+
     def until_replaced(self, name: str, before: psutil.Process) -> None:
         """Another process of this name runs."""
         deadline = time.monotonic() + PATIENCE_S
@@ -135,22 +143,41 @@ def served(results: Path) -> Iterator[Live]:
 
 def coordinator() -> Any:
     """The handle of the service's coordinator."""
-    return _actor(lambda name: name.startswith(f"coordinator-{NAME}"))
+    return _actor(lambda name: name.startswith("coordinator-"))
 
 
 def ranks() -> list[psutil.Process]:
     """The processes of the two ranks, which have to be idle, the first one first."""
+    actors = [_actor(lambda name, i=i: name.endswith(f"-rank-{i}")) for i in range(2)]  # type: ignore[misc]
+    return [psutil.Process(_inside(actor, lambda _: os.getpid())) for actor in actors]
+
+
+def set_clock(ahead_s: float) -> None:
+    """From now on the coordinator's clock is ahead of the machine's by so much."""
+    _inside(coordinator(), _set_clock, ahead_s)
+
+
+def _set_clock(_: Any, ahead_s: float) -> None:
+    machine = getattr(time.time, "machine", time.time)
+
+    def now() -> float:
+        return float(machine()) + ahead_s
+
+    now.machine = machine  # type: ignore[attr-defined]
+    time.time = now
+
+
+def _inside(actor: Any, function: Callable[..., Any], *arguments: Any) -> Any:
+    """What a function gives in an actor's process, which knows nothing of this module."""
     import ray
 
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    actors = [_actor(lambda name, i=i: name.endswith(f"-rank-{i}")) for i in range(2)]  # type: ignore[misc]
-    pids = ray.get([actor.__ray_call__.remote(lambda _: os.getpid()) for actor in actors])
-    return [psutil.Process(pid) for pid in pids]
+    return ray.get(actor.__ray_call__.remote(function, *arguments))
 
 
 def _actor(wanted: Callable[[str], bool]) -> Any:
     import ray
 
     known = ray.util.list_named_actors(all_namespaces=True)
-    (found,) = [k for k in known if wanted(k["name"]) and NAME in k["name"]]
+    (found,) = [k for k in known if NAME in k["name"] and wanted(k["name"])]
     return ray.get_actor(**found)

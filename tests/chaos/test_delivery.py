@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any
 
 import httpx
 import live as service
@@ -56,10 +55,18 @@ def made(live: Live) -> int:
 @pytest.fixture
 def two_replicas(live: Live) -> Iterator[list[psutil.Process]]:
     """The drivers of two, each with two ranks."""
-    service.deploy(live.results, replicas=2)
-    live.until_told("/health", lambda said: len(said["replicas"]) == 2)
-    yield processes_of(service.REPLICA)
-    service.deploy(live.results)
+    try:
+        deploy_replicas(live, 2)
+        yield processes_of(service.REPLICA)
+    finally:
+        deploy_replicas(live, 1)
+
+
+def deploy_replicas(live: Live, number: int) -> None:
+    """That many, and none of those before them."""
+    service.deploy(live.results, replicas=number)
+    live.until_told("/health", lambda said: said["replicas"] == number)
+    live.until_there(service.REPLICA, number)
 
 
 def test_2_zombie(
@@ -118,30 +125,14 @@ def stopped(live: Live, job: str, replicas: list[psutil.Process]) -> Iterator[fl
         replica.send_signal(signal.SIGCONT)
 
 
-def set_clock(_: Any, ahead_s: float) -> None:
-    """From now on this process's clock is ahead of the machine's by so much."""
-    import time
-
-    machine = getattr(time.time, "machine", time.time)
-
-    def now() -> float:
-        return float(machine()) + ahead_s
-
-    now.machine = machine  # type: ignore[attr-defined]
-    time.time = now
-
-
 @pytest.mark.parametrize("hours", [1, -1], ids=["3-forward", "4-back"])
 def test_clock(
     live: Live, clients: Clients, undisturbed: str, note: Callable[[Row], None], hours: int
 ) -> None:
     """The coordinator's clock is set by an hour in mid-job: the job's worker isn't taken for lost."""
-    import ray
-
-    hub = service.coordinator()
     job = clients.mixed()
     step = live.until(job, lambda r: r["step"] > 5)["step"]
-    ray.get(hub.__ray_call__.remote(set_clock, hours * HOUR_S))
+    service.set_clock(hours * HOUR_S)
     began = time.monotonic()
     try:
         clients.insist(SHORT)
@@ -149,7 +140,7 @@ def test_clock(
         recovered = time.monotonic() - began
         counted, record = clients.account(), clients.record(job)
     finally:
-        ray.get(hub.__ray_call__.remote(set_clock, 0.0))
+        service.set_clock(0.0)
     assert (record["status"], record["fence"]) == ("succeeded", 1)
     assert record["result"]["latents_sha256"] == undisturbed
     fault = f"clock set {'forward' if hours > 0 else 'back'} by an hour"
