@@ -25,6 +25,7 @@ def test_head(note: Callable[[Row], None]) -> None:
         began = time.monotonic()
         clients.insist(SHORT)
         taken = time.monotonic() - began
+        # As soon as its successor is there, as whoever keeps it running (a kubelet, say) would see to.
         cluster.start_head()
         live.until_replaced("ray::ServeController", controller)
         recovered = time.monotonic() - began
