@@ -21,9 +21,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--minutes", type=float, default=MINUTES, help="length of the soak")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
-    """The service, started once."""
+    """The service, started once for the tests of this folder."""
     with served(tmp_path_factory.mktemp("live") / "results") as service:
         yield service
 
@@ -40,7 +40,7 @@ def minutes(request: pytest.FixtureRequest) -> float:
     return float(request.config.getoption("--minutes", MINUTES))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def undisturbed(live: Live) -> str:
     """Digest of the latents that nothing happens to."""
     clients = Clients(live.url)

@@ -104,9 +104,9 @@ class Live:
             time.sleep(POLL_S)
 
     def until_replaced(self, name: str, before: psutil.Process) -> None:
-        """Another process of this name runs."""
-        deadline = time.monotonic() + PATIENCE_S
-        while all(process.pid == before.pid for process in processes_of(name)):
+        """A process of this name runs that was started after another one."""
+        deadline, then = time.monotonic() + PATIENCE_S, before.create_time()
+        while not any(process.create_time() > then for process in processes_of(name)):
             if time.monotonic() > deadline:
                 raise TimeoutError(f"no other {name}")
             time.sleep(POLL_S)

@@ -23,6 +23,7 @@ COPIES = 20
 HOUR_S = 3600.0
 
 
+@pytest.mark.slow
 def test_1_duplicates(live: Live, clients: Clients, note: Callable[[Row], None]) -> None:
     """The same request many times at once is one job, and its outcome counts once, however often it is told."""
     import ray
@@ -125,7 +126,9 @@ def stopped(live: Live, job: str, replicas: list[psutil.Process]) -> Iterator[fl
         replica.send_signal(signal.SIGCONT)
 
 
-@pytest.mark.parametrize("hours", [1, -1], ids=["3-forward", "4-back"])
+@pytest.mark.parametrize(
+    "hours", [pytest.param(1, marks=pytest.mark.slow), -1], ids=["3-forward", "4-back"]
+)
 def test_clock(
     live: Live, clients: Clients, undisturbed: str, note: Callable[[Row], None], hours: int
 ) -> None:

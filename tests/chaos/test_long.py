@@ -75,6 +75,6 @@ def test_2_soak(live: Live, note: Callable[[Row], None], tmp_path: Path, minutes
         f"file handles of all: {handles:+.0f}; no slot is taken afterwards"
     )
     counted = {name: told["jobs"][name] for name in COUNTED}
+    note(Row(fault, None, None, noticed, counted))
     assert grown[most].megabytes < GROWTH_MB
     assert handles < GROWTH_HANDLES
-    note(Row(fault, None, None, noticed, counted))
