@@ -34,7 +34,8 @@ def sizes(raylet: psutil.Process) -> dict[str, Sizes]:
 
 
 def growth(samples: Sequence[dict[str, Sizes]]) -> dict[str, Sizes]:
-    """By kind, from the second tenth of the time to the last; kinds that weren't there all the time are left out."""
+    """By kind, from the second tenth of the time to the last; kinds that weren't there all the time are left
+    out. There are two samples at least."""
     tenth = max(1, len(samples) // 10)
     first, last = samples[tenth : 2 * tenth], samples[-tenth:]
     kinds = set.intersection(*(set(sample) for sample in (*first, *last)))

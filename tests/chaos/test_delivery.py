@@ -45,7 +45,7 @@ def test_1_duplicates(live: Live, clients: Clients, note: Callable[[Row], None])
     assert live.until(job, lambda r: True)["result"] == result
     assert made(live) == before + 1
     fault = f"a request sent {COPIES} times at once, its outcome told {COPIES} times more"
-    note(Row(fault, 0.0, None, "nothing: one job, one outcome", clients.account()))
+    note(Row(fault, None, None, "nothing: one job, one outcome", clients.account()))
 
 
 def made(live: Live) -> int:
