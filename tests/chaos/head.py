@@ -29,6 +29,7 @@ class Cluster:
         self.gcs, self.redis, self.head_http, self.http = (free_port() for _ in range(4))
         self.live = Live(f"http://127.0.0.1:{self.http}", folder / "results")
         self._started: list[subprocess.Popen[bytes]] = []
+        self._heads = 0
         self._head: subprocess.Popen[bytes] | None = None
 
     @property
@@ -51,8 +52,10 @@ class Cluster:
 
     def start_head(self) -> None:
         """The head node, for the first time or in place of one that died."""
+        # In a folder of its own, as in a new container: in the old one it takes the worker's raylet for a living head.
+        self._heads += 1
         ports = ("--port", str(self.gcs), "--ray-client-server-port", str(free_port()))
-        where = ("--temp-dir", str(self.folder / "ray"), "--include-dashboard", "false")
+        where = ("--temp-dir", str(self.folder / f"h{self._heads}"), "--include-dashboard", "false")
         self._head = self._run("head", *RAY, *NODE, "--head", "--num-cpus", "0", *ports, *where)
 
     def kill_head(self) -> None:
