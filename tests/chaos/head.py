@@ -123,6 +123,8 @@ def _deploy(gcs: int, http: int, results: Path, store: str) -> None:
 
 
 def _kill(started: subprocess.Popen[bytes]) -> None:
+    if started.poll() is not None:
+        return
     family: list[psutil.Process] = []
     with suppress(psutil.NoSuchProcess):
         parent = psutil.Process(started.pid)

@@ -162,4 +162,4 @@ async def test_replicas_are_always_heard(monkeypatch):
     assert beside >= MOST_REPLICAS * handles.REPLICA_CALLS
     assert handles.STREAMS < handles.REQUESTS
     place = asked["scheduling_strategy"]
-    assert (place.node_id, place.soft) == ("ab" * 28, True)
+    assert (place.node_id, place.soft, asked["memory"]) == ("ab" * 28, True, 1)

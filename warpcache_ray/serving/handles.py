@@ -33,6 +33,8 @@ def connect(application: str, config: ServiceConfig) -> Any:
         get_if_exists=True,
         lifetime="detached",
         num_cpus=0,
+        # Ray lets chance place an actor that needs nothing at all.
+        memory=1,
         max_concurrency=CALLS,
         max_restarts=-1,
         # Not in the replica's placement group, with which even detached actors die. Nor on a head node that serves
