@@ -120,6 +120,8 @@ def stopped(live: Live, job: str, replicas: list[psutil.Process]) -> Iterator[fl
         if live.until(job, lambda r: True)["step"] == step:
             break
         replica.send_signal(signal.SIGCONT)
+    else:
+        pytest.fail("no replica is at the job")
     try:
         yield began
     finally:

@@ -28,6 +28,8 @@ STEP_S = 0.25
 
 FOLLOW_S = 5.0
 """How long a report may wait for the store."""
+PROBE_S = 1.0
+"""How long a new job may wait for a store that couldn't serve when it was last asked."""
 
 Transition = Callable[[Job], Job]
 
@@ -141,6 +143,8 @@ class Jobs:
                 if known is not None:
                     return known
                 job = replace(job, key=once.key, asked=once.asked)
+            if self.store.answers.away:
+                await self._probe()
             # One by one only where there may be no room: it takes all that wait.
             if (waiting := self.count(Status.QUEUED)) >= most:
                 of = Counter(other.client for other in self.having(Status.QUEUED))
@@ -247,6 +251,13 @@ class Jobs:
         """Has all who wait look again."""
         async with self._changed:
             self._changed.notify_all()
+
+    async def _probe(self) -> None:
+        try:
+            async with asyncio.timeout(PROBE_S):
+                await self.store.hold()
+        except TimeoutError:
+            raise Unavailable("the job store doesn't answer; try again later") from None
 
     async def _follow(self, job: Job) -> None:
         """Stores or tells what is due of a job's progress."""
