@@ -72,7 +72,7 @@ def followed(live: Live, clients: Clients, job: str, fault: str) -> Row:
 def test_6_slow_rank(
     live: Live, clients: Clients, undisturbed: str, note: Callable[[Row], None]
 ) -> None:
-    """A rank that has a fifth of its time makes its jobs later, and is left alone."""
+    """A rank that has a fifth of its time for a while makes its job later, and is left alone."""
     ranks = service.ranks()
     job = clients.mixed()
     live.until(job, lambda r: r["step"] > 0)
@@ -80,10 +80,10 @@ def test_6_slow_rank(
         step, began = live.until(job, lambda r: r["step"] > 5)["step"], time.monotonic()
         later = live.until(job, lambda r: r["step"] > step + 20 or r["finished_at"])["step"]
         pace = (time.monotonic() - began) / (later - step)
-        counted = clients.account()
+    counted = clients.account()
     record = clients.record(job)
     assert (record["status"], record["fence"]) == ("succeeded", 1)
     assert record["result"]["latents_sha256"] == undisturbed
     assert service.ranks() == ranks
-    fault = "second rank slow (it runs a fifth of the time)"
+    fault = "second rank slow for 20 steps (it runs a fifth of the time)"
     note(Row(fault, None, None, f"is late: {pace:.2f} s a step; nobody is replaced", counted))
