@@ -33,7 +33,7 @@ def resident(raylet: psutil.Process) -> dict[str, float]:
     for process in (raylet, *raylet.children(recursive=True)):
         # It may have ended meanwhile.
         with suppress(psutil.NoSuchProcess):
-            held[_kind(process)] += process.memory_info().rss / MEGABYTE
+            held[kind_of(process)] += process.memory_info().rss / MEGABYTE
     return dict(held)
 
 
@@ -55,7 +55,8 @@ def _middle(samples: Sequence[dict[str, float]], kind: str) -> float:
     return round(median(held.get(kind, 0.0) for held in samples), 1)
 
 
-def _kind(process: psutil.Process) -> str:
+def kind_of(process: psutil.Process) -> str:
+    """An actor's class, or a program's name."""
     title = (process.cmdline() or [process.name()])[0]
     # A title is `ray::Class.method`, or `ray::ServeReplica:application:Deployment.method`.
     return title.partition(".")[0] if title.startswith("ray::") else process.name()

@@ -7,7 +7,6 @@ import itertools
 from dataclasses import asdict
 from typing import Any
 
-import psutil
 from documents import KEY
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -78,18 +77,6 @@ async def until(hub: Coordinator, job_id: str, status: str) -> dict[str, Any]:
 def sample(hub: Coordinator, name: str, **labels: str) -> float | None:
     """A metric's value."""
     return hub.metrics.registry.get_sample_value(name, labels)
-
-
-def process_of(name: str) -> psutil.Process:
-    """The process with this name in its command that was started last, of those that descend from the test's own: other
-    tests may run on the machine."""
-    ours = {process.pid for process in psutil.Process().children(recursive=True)}
-    found = [
-        process
-        for process in psutil.process_iter(["cmdline", "create_time"])
-        if process.pid in ours and name in " ".join(process.info["cmdline"] or [])
-    ]
-    return max(found, key=lambda process: process.info["create_time"])
 
 
 def exported(text: str) -> dict[str, float]:

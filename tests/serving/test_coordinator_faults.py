@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 from hubs import CONFIG, INFO, SOON, claim, report, sample, submit, totals, until
+from processes import process_of
 
 from warpcache_ray.config import StoreConfig
 from warpcache_ray.errors import (
@@ -15,9 +16,12 @@ from warpcache_ray.errors import (
     Unavailable,
     WorkerLost,
 )
+from warpcache_ray.serving import jobs
 from warpcache_ray.serving.coordinator import Coordinator
 from warpcache_ray.serving.lifecycle import Order
+from warpcache_ray.store import connection
 from warpcache_ray.store.jobs import Place, Record
+from warpcache_ray.store.server import EmbeddedServer
 
 
 async def test_lost_twice_has_failed(hub):
@@ -306,3 +310,27 @@ async def test_only_so_many_ended_jobs_are_kept(reaped):
         await until(reaped, ended[1], "gone")
     assert (await reaped.get(ended[0]))["status"] == "cancelled"
     assert (await reaped.get(waiting))["status"] == "queued"
+
+
+async def test_a_store_that_hangs_keeps_nobody_waiting(application, tmp_path, monkeypatch):
+    """Once it is known to be away, new jobs are refused at once, not after what a command may take; and taken in when
+    it is back."""
+    monkeypatch.setattr(connection, "TIMEOUT_S", 1.0)
+    monkeypatch.setattr(jobs, "PROBE_S", 0.01)
+    server = EmbeddedServer(tmp_path / "store")
+    hub = Coordinator(application, CONFIG, server)
+    await submit(hub)
+    process = process_of(str(tmp_path))
+    process.suspend()
+    try:
+        with pytest.raises(Unavailable):
+            await submit(hub)
+        async with asyncio.timeout(SOON):
+            for _ in range(20):
+                with pytest.raises(Unavailable, match="doesn't answer"):
+                    await submit(hub)
+    finally:
+        process.resume()
+    monkeypatch.setattr(jobs, "PROBE_S", SOON)
+    await submit(hub)
+    server.stop()

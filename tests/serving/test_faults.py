@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 import yaml
-from hubs import process_of
+from processes import process_of
 
 from warpcache_ray.access_config import digest
 from warpcache_ray.demo import generate, service

@@ -10,7 +10,7 @@ from warpcache_ray.serving.fleet import Fleet
 def test_who_is_silent_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     """A replica is live for so long after its last word, with what it said then."""
     now = [100.0]
-    monkeypatch.setattr(time, "time", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     fleet = Fleet()
     fleet.hear("a", {"blocks": 1})
     now[0] = 104.0

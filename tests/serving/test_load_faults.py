@@ -4,23 +4,18 @@ none is published twice."""
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from hubs import process_of
+from load import load
+from processes import process_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-LOCUSTFILE = Path(__file__).parents[2] / "loadtest" / "locustfile.py"
 LOAD = ["--rate=0.7", "--steps=50,100", "--warmup=0", "--cancel-share=0.2", "--cancel-within=1"]
 LOAD += ["--seed=3"]
 VICTIMS = {
@@ -58,26 +53,6 @@ def await_jobs(client: httpx.Client, wanted: Callable[[dict[str, int]], bool]) -
         time.sleep(0.1)
 
 
-@contextmanager
-def load(host: str, out: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Locust as a process of its own; the end of the block ends the arrivals and waits for the account."""
-    command = [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), "--headless", "--host", host]
-    with out.with_suffix(".log").open("w") as log:
-        child = subprocess.Popen(
-            [*command, *LOAD, "--json-out", str(out), "--only-summary"],
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
-        try:
-            yield child
-            child.send_signal(signal.SIGTERM)
-            child.wait(SOON_S + 120)
-        finally:
-            child.kill()
-            child.wait()
-
-
 def test_no_process_takes_a_job_with_it(
     deploy: Callable[..., httpx.Client],
     tmp_path: Path,
@@ -89,7 +64,7 @@ def test_no_process_takes_a_job_with_it(
     client = deploy("toyworld", "wan", lease_s=5.0, slow_step_s=5.0)
     before = jobs(client)
     account = tmp_path / "load.json"
-    with load(str(client.base_url), account) as locust:
+    with load(str(client.base_url), account, LOAD) as locust:
         for kind, name in VICTIMS.items():
             await_jobs(client, lambda now: now["running"] > 0)
             process_of(name).kill()

@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
-from hubs import process_of
+from processes import process_of
 from servers import of_the_system
 
 from warpcache_ray.store.server import EmbeddedServer

@@ -4,6 +4,7 @@ import asyncio
 import uuid
 from collections import Counter
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -142,7 +143,7 @@ async def test_who_leaves_makes_room(client, monkeypatch):
 
 async def test_replicas_are_always_heard(monkeypatch):
     """Whatever the ingress has under way, and has left behind, the coordinator has slots for the calls of all replicas
-    that there may be, and this is how it is started."""
+    that there may be, and this is how it is started: beside whoever asks first, as long as there is that node."""
     asked: dict[str, Any] = {}
 
     class Actor:
@@ -153,8 +154,12 @@ async def test_replicas_are_always_heard(monkeypatch):
         def remote(self, *_: Any) -> None:
             return None
 
+    here = SimpleNamespace(get_node_id=lambda: "ab" * 28)
     monkeypatch.setattr(handles.ray, "remote", lambda kind: Actor())
+    monkeypatch.setattr(handles.ray, "get_runtime_context", lambda: here)
     handles.connect("x", CONFIG)
     beside = asked["max_concurrency"] - handles.REQUESTS - handles.STREAMS
     assert beside >= MOST_REPLICAS * handles.REPLICA_CALLS
     assert handles.STREAMS < handles.REQUESTS
+    place = asked["scheduling_strategy"]
+    assert (place.node_id, place.soft, asked["memory"]) == ("ab" * 28, True, 1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import numpy as np
 import psutil
 import pytest
 from hubs import exported
@@ -138,32 +136,6 @@ def test_both_may_decode(
     assert psnr(read_video(path), read_video(tmp_path / "alone.mp4")) > 45
 
 
-@pytest.mark.parametrize(
-    ("fault", "which"),
-    [(signal.SIGKILL, 0), (signal.SIGKILL, 1), (signal.SIGSTOP, 0), (signal.SIGSTOP, 1)],
-    ids=["first killed", "second killed", "first hung", "second hung"],
-)
-def test_ranks_live_and_die_together(
-    shared: httpx.Client,
-    pair: Pair,
-    until: Callable[..., Any],
-    recovered: Callable[..., Any],
-    fault: int,
-    which: int,
-) -> None:
-    """Whichever rank dies or hangs in mid-job, both are replaced and the job is made by the next pair."""
-    before = pair()
-    assert len(before) == 2
-    job = shared.post("/generate", json=LONG).raise_for_status().json()
-    until(shared, job["id"], lambda r: r["step"] > 5)
-    before[which].send_signal(fault)
-    record = recovered(shared, job["id"])
-    assert (record["status"], record["fence"]) == ("succeeded", 2)
-    _, alive = psutil.wait_procs(before, timeout=20)
-    assert not alive
-    assert len(pair()) == 2
-
-
 def test_a_cancel_is_heard_by_both(
     shared: httpx.Client, pair: Pair, until: Callable[..., Any]
 ) -> None:
@@ -216,39 +188,6 @@ def test_a_client_that_leaves(
     after = shared.get("/health").json()["jobs"]
     assert after["cancelled"] - before["cancelled"] == asked_for
     assert after["succeeded"] - before["succeeded"] == 2 - asked_for
-
-
-@pytest.mark.timeout(1200)
-def test_two_hundred_cancels_in_a_row(
-    shared: httpx.Client,
-    pair: Pair,
-    until: Callable[..., Any],
-    record_property: Callable[[str, object], None],
-) -> None:
-    """Each ends within about a step; afterwards the same two processes, no larger than before, make the next video."""
-    waits, steps, sizes, before = [], [], [], {p.pid for p in pair()}
-    for _ in range(200):
-        job = shared.post("/generate", json=LONG).raise_for_status().json()
-        until(shared, job["id"], lambda r: r["step"] >= 1)
-        asked = time.time()
-        shared.delete(f"/jobs/{job['id']}").raise_for_status()
-        record = until(shared, job["id"], lambda r: r["finished_at"] is not None)
-        assert record["status"] == "cancelled"
-        waits.append(record["finished_at"] - asked)
-        steps.append(waits[-1] * record["step"] / (record["finished_at"] - record["started_at"]))
-        sizes.append(sum(p.memory_info().rss for p in pair()))
-    for name, values, unit in (("wait", waits, 1e3), ("steps", steps, 1)):
-        for share in (50, 99):
-            record_property(
-                f"{name} p{share}", round(float(np.percentile(values, share)) * unit, 2)
-            )
-    record_property("growth in MB", round((max(sizes[-20:]) - max(sizes[20:40])) / 2**20, 1))
-    assert max(sizes[-20:]) < max(sizes[20:40]) + 32 * 2**20
-    assert {p.pid for p in pair()} == before
-    metrics = shared.get("/metrics").text
-    assert "warpcache_cache_size 0.0" in metrics
-    short = {**LONG, "num_inference_steps": 4, "wait": True}
-    assert shared.post("/generate", json=short).json()["status"] == "succeeded"
 
 
 def bound_the_cache(rank: Any, budget: int) -> None:

@@ -74,8 +74,10 @@ class Attempt:
 
     @property
     def worker_seconds(self) -> float:
-        """What it took of its replica's ranks; 0 before its end."""
-        return 0.0 if self.ended_at is None else (self.ended_at - self.started_at) * self.ranks
+        """What it took of its replica's ranks; 0 before its end, or where the clock was set back meanwhile."""
+        if self.ended_at is None:
+            return 0.0
+        return max(0.0, self.ended_at - self.started_at) * self.ranks
 
     def heard(self, progress: Progress, now: float) -> Attempt:
         """After a report."""

@@ -62,9 +62,8 @@ class Endings:
         most = self._config().max_attempts
 
         def lost(job: Job) -> Job:
-            now = time.time()
-            silent = now - (job.seen_at or now) >= silent_s
-            return lifecycle.lose(job, fence, most, epoch, now, error) if silent else job
+            silent = self.jobs.silent_s(job_id) >= silent_s
+            return lifecycle.lose(job, fence, most, epoch, time.time(), error) if silent else job
 
         return await self.end(job_id, lost)
 
@@ -108,7 +107,7 @@ class Endings:
 
         if expire(job) is not job:
             await self.end(job.id, expire)
-        elif job.status is Status.RUNNING and now - (job.seen_at or now) > config.lease_s:
+        elif job.status is Status.RUNNING and self.jobs.silent_s(job.id) > config.lease_s:
             await self.lose(job.id, job.fence, config.lease_s)
 
     async def settle(self) -> None:

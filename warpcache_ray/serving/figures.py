@@ -31,12 +31,12 @@ class Figures:
         self.counts[Key(metric, labels)] += by
 
     def observe(self, metric: str, value: float, *labels: str) -> None:
-        """Adds an observation."""
-        self.observed[Key(metric, labels)].append(value)
+        """Adds an observation; of a time over which the clock was set back, none."""
+        self.observed[Key(metric, labels)].append(max(0.0, value))
 
     def time(self, metric: str, seconds: float, *labels: str) -> None:
         """Seconds, both exactly and in a histogram."""
-        self.count(f"{metric}_seconds_total", *labels, by=seconds)
+        self.count(f"{metric}_seconds_total", *labels, by=max(0.0, seconds))
         self.observe(f"{metric}_latency_seconds", seconds, *labels)
 
 

@@ -22,12 +22,12 @@ class Fleet:
     def hear(self, replica: str, info: dict[str, Any]) -> None:
         """A replica has spoken."""
         if not self.retired(replica):
-            self._heard[replica] = time.time(), info
+            self._heard[replica] = time.monotonic(), info
             self.model = info
 
     def retire(self, replica: str) -> None:
         """A replica takes no more jobs."""
-        now = time.time()
+        now = time.monotonic()
         self._retired = {name: at for name, at in self._retired.items() if now - at < MEMORY_S}
         self._retired[replica] = now
         self._heard.pop(replica, None)
@@ -38,7 +38,7 @@ class Fleet:
 
     def live(self, within_s: float) -> dict[str, dict[str, Any]]:
         """What those can make that spoke in the last seconds; the others are forgotten."""
-        since = time.time() - within_s
+        since = time.monotonic() - within_s
         self._heard = {name: told for name, told in self._heard.items() if told[0] > since}
         return {name: info for name, (_, info) in self._heard.items()}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import ray
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from warpcache_ray.config import MOST_REPLICAS, ServiceConfig
 from warpcache_ray.serving.coordinator import Coordinator
@@ -24,8 +24,8 @@ stream and goes on being counted as that: so however many clients wait, replicas
 
 
 def connect(application: str, config: ServiceConfig) -> Any:
-    """Handle of the coordinator of a Serve application's jobs in a store, started on first use. It outlives replicas
-    and ingress."""
+    """Handle of the coordinator of a Serve application's jobs in a store, started on first use, on the node of whoever
+    uses it. It outlives replicas and ingress."""
     actor = ray.remote(Coordinator)
     return actor.options(
         name=f"coordinator-{application}-{config.store_name}",
@@ -33,8 +33,13 @@ def connect(application: str, config: ServiceConfig) -> Any:
         get_if_exists=True,
         lifetime="detached",
         num_cpus=0,
+        # Ray lets chance place an actor that needs nothing at all.
+        memory=1,
         max_concurrency=CALLS,
         max_restarts=-1,
-        # A replica's children live in its placement group and die with it, even detached ones.
-        scheduling_strategy=PlacementGroupSchedulingStrategy(placement_group=None),
+        # Not in the replica's placement group, with which even detached actors die. Nor on a head node that serves
+        # nothing, where it would fit too: jobs are taken in while the head is away. If this node dies, on another one.
+        scheduling_strategy=NodeAffinitySchedulingStrategy(
+            ray.get_runtime_context().get_node_id(), soft=True
+        ),
     ).remote(application, config)

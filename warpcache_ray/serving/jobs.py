@@ -28,6 +28,8 @@ STEP_S = 0.25
 
 FOLLOW_S = 5.0
 """How long a report may wait for the store."""
+PROBE_S = 1.0
+"""How long a new job may wait for a store that couldn't serve when it was last asked."""
 
 Transition = Callable[[Job], Job]
 
@@ -51,6 +53,7 @@ class Jobs:
         self._told: dict[str, Job] = {}
         """As the events have it."""
         self._told_at: dict[str, float] = {}
+        self._heard_at: dict[str, float] = {}
         self._doubtful: dict[str, Job] = {}
         self._changing = asyncio.Lock()
         self._changed = asyncio.Condition()
@@ -103,6 +106,10 @@ class Jobs:
         """Those that haven't ended."""
         return self.having(Status.QUEUED, Status.RUNNING)
 
+    def silent_s(self, job_id: str) -> float:
+        """For how long nothing was heard of a job's attempt, whatever the machine's clock was set to meanwhile."""
+        return time.monotonic() - self._heard_at[job_id]
+
     def known(self, once: Once) -> Job | None:
         """The job that an idempotency key stands for.
 
@@ -136,6 +143,8 @@ class Jobs:
                 if known is not None:
                     return known
                 job = replace(job, key=once.key, asked=once.asked)
+            if self.store.answers.away:
+                await self._probe()
             # One by one only where there may be no room: it takes all that wait.
             if (waiting := self.count(Status.QUEUED)) >= most:
                 of = Counter(other.client for other in self.having(Status.QUEUED))
@@ -243,6 +252,13 @@ class Jobs:
         async with self._changed:
             self._changed.notify_all()
 
+    async def _probe(self) -> None:
+        try:
+            async with asyncio.timeout(PROBE_S):
+                await self.store.hold()
+        except TimeoutError:
+            raise Unavailable("the job store doesn't answer; try again later") from None
+
     async def _follow(self, job: Job) -> None:
         """Stores or tells what is due of a job's progress."""
         events, now = happened(self._told[job.id], job), time.monotonic()
@@ -281,6 +297,8 @@ class Jobs:
 
     def _keep(self, job: Job) -> None:
         before = self._jobs.get(job.id)
+        if before is None or before.seen_at != job.seen_at:
+            self._heard_at[job.id] = time.monotonic()
         if before is None or before.status is not job.status:
             self.revision += 1
         if before is not None and before.status is not job.status:
@@ -294,7 +312,7 @@ class Jobs:
         del self._jobs[job.id], self._by_status[job.status][job.id]
         if job.key is not None and self._keys.get((job.client, job.key)) == job.id:
             del self._keys[job.client, job.key]
-        for table in (self._versions, self._stored_at, self._told, self._told_at):
+        for table in (self._versions, self._stored_at, self._told, self._told_at, self._heard_at):
             table.pop(job.id, None)
 
 

@@ -36,7 +36,8 @@ REFUSALS = {
 def connect(url: str) -> Redis:
     """A client of the server at a `redis://`, `rediss://` or `unix://` URL; it connects on first use.
 
-    Commands are sent again when the connection breaks, so each one must have the same effect twice as once.
+    Commands are sent again when the connection breaks, so each one must have the same effect twice as once. One that
+    has no answer in time isn't: there may be none for long, and others wait for their turn.
 
     Raises:
         InvalidConfig: not such a URL.
@@ -48,8 +49,11 @@ def connect(url: str) -> Redis:
             decode_responses=True,
             socket_timeout=TIMEOUT_S,
             socket_connect_timeout=TIMEOUT_S,
-            retry=Retry(EqualJitterBackoff(LONGEST_PAUSE_S, PAUSE_S), RETRIES),
-            retry_on_error=[ConnectionError, TimeoutError],
+            retry=Retry(
+                EqualJitterBackoff(LONGEST_PAUSE_S, PAUSE_S),
+                RETRIES,
+                supported_errors=(ConnectionError,),
+            ),
         )
     except ValueError:
         # Without the cause, which quotes parts of the URL.
