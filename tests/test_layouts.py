@@ -94,10 +94,8 @@ def test_a_layout_for_each_number_of_gpus(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_defaults_can_be_made(name: str) -> None:
-    """Each default is within the limits, and a size that the model makes."""
+    """Each is a size that the model makes; images have one frame, and are PNG."""
     served, (_, _, side, frames, _) = load_application(CONFIGS / f"{name}.yaml").model, MODELS[name]
-    for field in ("height", "width", "num_frames", "num_inference_steps"):
-        assert (getattr(served.defaults, field) or 1) <= getattr(served.limits, field)
     for length in (served.defaults.height, served.defaults.width):
         assert length is not None
         assert length % lcm(16, side) == 0

@@ -18,6 +18,7 @@ import tiny
 import torch
 from diffusers import DiffusionPipeline
 from PIL import Image
+from table import ROOT, put
 
 from warpcache_ray.config import load_application
 from warpcache_ray.engine.checkpoint import Checkpoint
@@ -27,7 +28,6 @@ from warpcache_ray.errors import Cancelled
 from warpcache_ray.models.pipelines import CALLED_BACK, accepted
 from warpcache_ray.policy_spec import parse_policy
 
-ROOT = Path(__file__).parents[2]
 RECORD = ROOT / "warpcache_ray" / "models" / "served.json"
 BEGIN, END = "<!-- families: begin -->", "<!-- families: end -->"
 STEPS, STOP = 8, 3
@@ -172,10 +172,7 @@ def main(names: list[str]) -> None:
             print(name, record[name], flush=True)
     record = {name: record[name] for name in tiny.TINY if name in record}
     RECORD.write_text(json.dumps(record, indent=1) + "\n")
-    readme = ROOT / "README.md"
-    text = readme.read_text()
-    begin, end = text.index(BEGIN) + len(BEGIN), text.index(END)
-    readme.write_text(f"{text[:begin]}\n{markdown(record)}\n{text[end:]}")
+    put(markdown(record), BEGIN, END)
 
 
 if __name__ == "__main__":

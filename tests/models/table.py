@@ -107,6 +107,14 @@ def markdown(record: Record) -> str:
     return "\n".join(lines)
 
 
+def put(table: str, begin: str, end: str) -> None:
+    """Writes a table into the README, between two marks."""
+    readme = ROOT / "README.md"
+    before, _, rest = readme.read_text().partition(begin)
+    _, _, after = rest.partition(end)
+    readme.write_text(f"{before}{begin}\n{table}\n{end}{after}")
+
+
 def main(names: list[str]) -> None:
     """Runs the named models, all without names, and writes record and table."""
     sys.path.insert(0, str(Path(__file__).parent))
@@ -117,10 +125,7 @@ def main(names: list[str]) -> None:
     models = {**before["models"], **record["models"]}
     record["models"] = {name: models[name] for name in TOYS if name in models}
     RECORD.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
-    readme = ROOT / "README.md"
-    text = readme.read_text()
-    begin, end = text.index(BEGIN) + len(BEGIN), text.index(END)
-    readme.write_text(f"{text[:begin]}\n{markdown(record)}\n{text[end:]}")
+    put(markdown(record), BEGIN, END)
 
 
 if __name__ == "__main__":

@@ -80,8 +80,17 @@ def test_every_family_is_served(name: str, tmp_path: Path) -> None:
     check_published(name, folder)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["wan", "hunyuan"])
+def test_the_first_families_are_served_alike(name: str, folders: dict[str, Path]) -> None:
+    """Wan 2.1 and HunyuanVideo, whose tiny models many tests have."""
+    assert tried(name, folders[name])["resumed"]
+    made, _ = published(name, folders[name])
+    assert made["num_frames"] > 1
+
+
 def test_the_record_is_of_every_family() -> None:
-    """But those that `serve run` is tried with, on two ranks; and the README shows it."""
+    """But those whose tiny models stand elsewhere; and the README shows it."""
     configs = {p.stem for p in (ROOT / "configs").glob("*.yaml")}
     others = {name for name in configs if not name.startswith("toyworld")} - set(TINY)
     assert others == {"wan", "hunyuan", "cosmos"}
