@@ -26,6 +26,8 @@ class Asked:
     changes: dict[str, Any]
     lora: str | None = None
     lora_scale: float = 1.0
+    guidance_scale: float | None = None
+    fps: int | None = None
 
     def pipeline_arguments(self) -> dict[str, Any]:
         """What the tests' models take, changed."""
