@@ -58,16 +58,17 @@ def clients(live: Live) -> Clients:
 
 @pytest.fixture
 def note(request: pytest.FixtureRequest, record_property: Any) -> Callable[[Row], None]:
-    """Keeps a row of the table, and sees that no job was lost or published twice."""
+    """Sees that no job failed, was lost or published twice, and keeps the row for the table."""
 
     def noted(row: Row) -> None:
         for name, value in (("found", row.found_s), ("recovered", row.recovered_s)):
             record_property(name, value)
+        counted = row.counted
+        assert counted["acknowledged"] > 0
+        bad = {name: counted[name] for name in ("failed", "lost", "unfinished", "twice")}
+        assert not any(bad.values()), counted
         if folder := request.config.getoption("--table", None):
             part, test = request.path.stem.removeprefix("test_"), request.node.name
             keep(folder, f"{part}:{test.removeprefix('test_')}", row)
-        counted = row.counted
-        assert counted["acknowledged"] > 0
-        assert (counted["lost"], counted["unfinished"], counted["twice"]) == (0, 0, 0), counted
 
     return noted

@@ -148,5 +148,5 @@ def test_clock(
         service.set_clock(0.0)
     assert (record["status"], record["fence"]) == ("succeeded", 1)
     assert record["result"]["latents_sha256"] == undisturbed
-    fault = f"clock set {'forward' if hours > 0 else 'back'} by an hour"
+    fault = f"coordinator's clock set {'forward' if hours > 0 else 'back'} by an hour"
     note(Row(fault, None, recovered, "nothing", counted))

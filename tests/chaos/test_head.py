@@ -28,7 +28,7 @@ def test_head(note: Callable[[Row], None]) -> None:
         # As soon as its successor is there, as whoever keeps it running (a kubelet, say) would see to.
         cluster.start_head()
         live.until_replaced("ray::ServeController", controller)
-        recovered = time.monotonic() - began
+        found = time.monotonic() - began
         record = live.until(job, lambda r: r["finished_at"])
         assert (record["status"], record["fence"]) == ("succeeded", 1)
         again = clients.mixed()
@@ -41,4 +41,4 @@ def test_head(note: Callable[[Row], None]) -> None:
     fault = (
         "Ray's head node, `kill -9` of all its processes (state in Redis), started again at once"
     )
-    note(Row(fault, None, recovered, f"nothing; new ones are taken after {taken:.1f} s", counted))
+    note(Row(fault, found, None, f"nothing; new ones are taken after {taken:.1f} s", counted))

@@ -28,7 +28,7 @@ SAMPLE_S = 10.0
 @pytest.mark.timeout(3600)
 def test_1_cancels(live: Live, clients: Clients, note: Callable[[Row], None], cancels: int) -> None:
     """Many in a row: each ends within a few steps, and the same two processes make the next video."""
-    before, waits, steps, held = ranks(), [], [], []
+    before, waits, held = ranks(), [], []
     for _ in range(cancels):
         job = clients.insist(EXACT)
         live.until(job, lambda r: r["step"] >= 1)
@@ -37,23 +37,19 @@ def test_1_cancels(live: Live, clients: Clients, note: Callable[[Row], None], ca
         record = live.until(job, lambda r: r["finished_at"] is not None)
         assert record["status"] == "cancelled"
         waits.append(record["finished_at"] - asked)
-        steps.append(waits[-1] * record["step"] / (record["finished_at"] - record["started_at"]))
         held.append(sum(process.memory_info().rss for process in before) / 1e6)
     live.until(clients.insist(SHORT), lambda r: r["status"] == "succeeded")
     assert ranks() == before
     growth = max(held[-20:]) - max(held[20:40])
     assert growth < GROWTH_MB
     median, last = np.percentile(waits, [50, 99]) * 1e3
-    told = (
-        f"ends after {median:.0f} ms ({np.median(steps):.1f} steps; 99 %: {last:.0f} ms); "
-        f"ranks grew by {growth:.0f} MB"
-    )
+    told = f"ends after {median:.0f} ms (99 %: {last:.0f} ms); ranks grew by {growth:.0f} MB"
     note(Row(f"{cancels} cancels in a row", None, None, told, clients.account()))
 
 
 @pytest.mark.timeout(24 * 3600)
 def test_2_soak(live: Live, note: Callable[[Row], None], tmp_path: Path, minutes: float) -> None:
-    """Mixed load, with cancels: memory and file handles of each kind of process stay, no slot is left taken."""
+    """Mixed load, with cancels: memory and file handles of each kind of process stay."""
     live.until_idle()
     raylet = raylet_of(int(live.url.rsplit(":", 1)[-1]))
     assert raylet is not None
@@ -68,13 +64,13 @@ def test_2_soak(live: Live, note: Callable[[Row], None], tmp_path: Path, minutes
     told: dict[str, Any] = json.loads(out.read_text())
     grown = growth(samples)
     most = max(grown, key=lambda kind: grown[kind].megabytes)
-    handles = sum(held.handles for held in grown.values())
+    handles = max(held.handles for held in grown.values())
     fault = f"{minutes:.0f} minutes of mixed load ({RATE} jobs a second)"
     noticed = (
         f"nothing; what grew most: {most}, by {grown[most].megabytes:.0f} MB; "
-        f"file handles of all: {handles:+.0f}; no slot is taken afterwards"
+        f"file handles of any kind of process: {handles:+.0f} at most"
     )
     counted = {name: told["jobs"][name] for name in COUNTED}
-    note(Row(fault, None, None, noticed, counted))
     assert grown[most].megabytes < GROWTH_MB
     assert handles < GROWTH_HANDLES
+    note(Row(fault, None, None, noticed, counted))

@@ -60,3 +60,4 @@ async def test_set_back_it_does_not_disturb_a_job(hub: Coordinator, set_clock: S
     assert record["attempts"][0]["worker_seconds"] == 0
     assert sample(hub, "warpcache_useful_worker_seconds_total") == 0
     assert sample(hub, "warpcache_request_latency_seconds_sum") == 0
+    assert not hub.rates.known

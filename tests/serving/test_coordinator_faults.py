@@ -334,3 +334,24 @@ async def test_a_store_that_hangs_keeps_nobody_waiting(application, tmp_path, mo
     monkeypatch.setattr(jobs, "PROBE_S", SOON)
     await submit(hub)
     server.stop()
+
+
+async def test_a_store_that_comes_back_finds_no_job_lost(application, tmp_path, monkeypatch):
+    """Who ended a job while it was away could not tell: the lease counts anew from its return."""
+    monkeypatch.setattr(connection, "TIMEOUT_S", 0.5)
+    server = EmbeddedServer(tmp_path / "store")
+    hub = Coordinator(application, replace(CONFIG, lease_s=1.0), server)
+    job_id = await submit(hub)
+    await claim(hub)
+    process = process_of(str(tmp_path))
+    process.suspend()
+    try:
+        await asyncio.sleep(2.0)
+        with pytest.raises(Unavailable):
+            await hub.cancel(job_id)
+    finally:
+        process.resume()
+    await asyncio.sleep(0.7)
+    assert (await hub.get(job_id))["status"] == "running"
+    await until(hub, job_id, "queued")
+    server.stop()

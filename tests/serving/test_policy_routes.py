@@ -103,7 +103,16 @@ async def test_what_a_request_would_be_given(client, hub):
     assert offered["default"]["policy_origin"] == record["policy_origin"]
 
 
-@pytest.mark.parametrize("wrong", [{"height": 0}, {"lora": "../x"}, {"prompt": "a"}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"height": 8},
+        {"num_frames": 1 << 60},
+        {"guidance_scale": "inf"},
+        {"lora": "../x"},
+        {"prompt": "a"},
+    ],
+)
 async def test_sizes_that_no_request_has(client, wrong):
     """Are refused by name."""
     answer = await client.get("/policies/offered", params=wrong)

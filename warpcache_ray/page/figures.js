@@ -31,11 +31,12 @@ export function comparison(job, reference, fidelity) {
   const body = rows.map(([name, ...cells]) =>
     element("tr", {}, element("th", { scope: "row" }, name), ...cells.map((cell) => element("td", {}, cell))));
   const table = element("table", {}, element("thead", {}, element("tr", {}, ...heads)), element("tbody", {}, ...body));
-  return [table, element("p", { className: "hint" }, explained(fidelity))];
+  return [table, element("p", { className: "hint" }, explained(fidelity, job.request.output_format === "png"))];
 }
 
-function explained(fidelity) {
+function explained(fidelity, lossless) {
   if (fidelity.identical) return "Both have the same latents, bit for bit.";
   const some = fidelity.frames < fidelity.num_frames ? `${fidelity.frames} of ${fidelity.num_frames} frames` : `all ${fidelity.frames} frames`;
-  return `Measured on ${some} of the two files as you see them. Both are compressed, and compression differs too: beyond about 40 dB the numbers say little.`;
+  const said = `Measured on ${some} of the two files as you see them.`;
+  return lossless ? said : `${said} Both are compressed, and compression differs too: beyond about 40 dB the numbers say little.`;
 }

@@ -39,7 +39,7 @@ function offer(prompts) {
 
 // Shows what a request would be given for each quality; `usual` steps are the service's.
 export function offerQualities(offered, usual) {
-  const steps = form.elements.num_inference_steps.valueAsNumber || usual;
+  const steps = stepsOr(usual);
   const names = Object.keys(offered);
   const shown = [...form.querySelectorAll("[name=quality]")].map((input) => input.value);
   if (names.join() !== shown.join()) listQualities(names);
@@ -50,6 +50,12 @@ export function offerQualities(offered, usual) {
   document.getElementById("quality-hint").textContent =
     policy.name === "never" ? "uncached: every step is computed" : `${policy.name}: ${said} (${origin.source.replaceAll("_", " ")}${version})`;
 }
+
+const stepsOr = (usual) => form.elements.num_inference_steps.valueAsNumber || usual;
+
+// What was measured at so many steps, at the model's size, holds for the request.
+export const asMeasured = (steps, usual) =>
+  stepsOr(usual) === steps && ["width", "height", "num_frames"].every((name) => form.elements[name].value === "");
 
 function listQualities(names) {
   const chosen = quality();

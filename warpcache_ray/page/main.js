@@ -10,12 +10,13 @@ import * as timeline from "./timeline.js";
 import { calls, duration, element, ENDED, plannedCalls, soFar, uncached } from "./words.js";
 
 const LOOK_MS = 4000;
+const OFFER_MS = 20000;
 const REPEATED = ["prompt", "negative_prompt", "width", "height", "num_frames", "fps", "num_inference_steps", "guidance_scale", "seed", "output_format", "lora", "lora_scale"];
 
 const at = (id) => document.getElementById(id);
 const [ours, theirs] = [new Screen("ours"), new Screen("theirs")];
 const images = new Map();
-const service = { models: null, showcase: null, offered: null, sizes: null };
+const service = { models: null, showcase: null, offered: null, sizes: null, askedAt: 0 };
 let view = { job: null, reference: null, fidelity: null, rows: null };
 let following = new AbortController();
 
@@ -213,32 +214,35 @@ function drawFront() {
   const measured = service.showcase?.front;
   at("front").hidden = !measured;
   if (!measured) return;
-  const settings = Object.entries(service.offered ?? {}).map(([name, { policy }]) => ({ name, policy: policy.name, calls: plannedCalls(policy, measured.steps) }));
+  const alike = service.offered && form.asMeasured(measured.steps, usualSteps());
+  const settings = Object.entries(alike ? service.offered : {}).map(([name, { policy }]) => ({ name, policy: policy.name, calls: plannedCalls(policy, measured.steps) }));
   const { job, fidelity } = view;
   const mine = fidelity && { calls: (calls(job) / job.total_steps) * measured.steps, psnr: fidelity.psnr };
   at("front-chart").replaceChildren(...front.draw(measured, settings, form.quality(), mine, at("front-chart").clientWidth || 320));
   at("front-source").textContent = `${measured.model}, ${measured.size}, ${measured.steps} steps: the mean of ${measured.prompts} prompts against their uncached videos. Thin lines: other methods, measured alike.`;
 }
 
-// Which policies the settings would be given; what isn't known for these sizes is asked for.
+// Which policies the settings would be given: asked for when they change, and from time to time, for others may be
+// published.
 async function offer() {
   const sizes = form.sizes().toString();
-  if (sizes !== service.sizes) {
-    service.sizes = sizes;
+  if (sizes !== service.sizes || Date.now() - service.askedAt > OFFER_MS) {
     const offered = await get(`policies/offered?${sizes}`);
-    // Meanwhile others may have been asked for.
-    if (sizes !== service.sizes) return;
-    service.offered = offered;
+    if (sizes !== form.sizes().toString()) return;
+    Object.assign(service, { offered, sizes, askedAt: Date.now() });
   }
-  if (!service.offered) return;
-  form.offerQualities(service.offered, service.models.defaults.num_inference_steps);
+  form.offerQualities(service.offered, usualSteps());
   drawFront();
 }
+
+const usualSteps = () => service.models.defaults.num_inference_steps;
 
 async function refresh() {
   const ready = await health();
   if (ready && !service.models) return start();
-  if (service.models) await list(view.job?.id, open);
+  if (!service.models) return;
+  await list(view.job?.id, open);
+  await offer();
 }
 
 // ---- Clicks
@@ -275,7 +279,10 @@ at("compare").addEventListener("click", tried(async () => {
   open(job.id, twin.id);
 }));
 at("replay").addEventListener("click", () => replay(ours.video, theirs.video));
-at("again").addEventListener("click", () => form.fill(view.job.request));
+at("again").addEventListener("click", () => {
+  form.fill(view.job.request);
+  offer().catch(alarm);
+});
 at("step").addEventListener("input", drawTimeline);
 at("timeline").addEventListener("pointermove", (event) => {
   const box = at("timeline").getBoundingClientRect();
@@ -297,7 +304,6 @@ const start = tried(async () => {
   document.title = `${models.name} · WarpCache-Ray`;
   at("key-button").hidden = !key.get();
   form.describe(models, showcase);
-  await offer();
   ours.shape(models.defaults);
   await follow();
   await refresh();

@@ -88,8 +88,11 @@ class Rates:
             return
         assert job.started_at is not None
         assert job.finished_at is not None
-        rates = self.seen.setdefault(job.policy["name"], deque(maxlen=KEPT))
-        rates.append((job.finished_at - job.started_at) / work(job))
+        took = job.finished_at - job.started_at
+        if took <= 0:
+            # The clock was set back meanwhile.
+            return
+        self.seen.setdefault(job.policy["name"], deque(maxlen=KEPT)).append(took / work(job))
         self.heard += 1
 
     def cost(self, job: Job) -> float:
@@ -186,7 +189,7 @@ def remaining(job: Job, cost: Cost, now: float) -> float:
     checkpoint."""
     if job.progress and job.fence == 1:
         assert job.started_at is not None
-        return (now - job.started_at) * (1 - job.progress) / job.progress
+        return max(0.0, now - job.started_at) * (1 - job.progress) / job.progress
     return cost(job) * (1 - job.progress)
 
 

@@ -107,8 +107,9 @@ class Jobs:
         return self.having(Status.QUEUED, Status.RUNNING)
 
     def silent_s(self, job_id: str) -> float:
-        """For how long nothing was heard of a job's attempt, whatever the machine's clock was set to meanwhile."""
-        return time.monotonic() - self._heard_at[job_id]
+        """For how long nothing was heard of a job's attempt, whatever the machine's clock was set to meanwhile. Of one
+        that ended while the store was away nothing could be heard."""
+        return time.monotonic() - max(self._heard_at[job_id], self.store.answers.back_at)
 
     def known(self, once: Once) -> Job | None:
         """The job that an idempotency key stands for.
@@ -137,14 +138,15 @@ class Jobs:
             QueueFull: as many jobs wait as may, for this client.
             Unavailable: the store doesn't take it; there is no such job then.
         """
+        if self.store.answers.away and (once is None or self.known(once) is None):
+            # Before the line of those who wait for it.
+            await self._probe()
         async with self._changing:
             if once is not None:
                 known = self.known(once)
                 if known is not None:
                     return known
                 job = replace(job, key=once.key, asked=once.asked)
-            if self.store.answers.away:
-                await self._probe()
             # One by one only where there may be no room: it takes all that wait.
             if (waiting := self.count(Status.QUEUED)) >= most:
                 of = Counter(other.client for other in self.having(Status.QUEUED))

@@ -28,11 +28,11 @@ class Sizes(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    height: int | None = Field(None, ge=1)
-    width: int | None = Field(None, ge=1)
-    num_frames: int | None = Field(None, ge=1)
-    num_inference_steps: int | None = Field(None, ge=1)
-    guidance_scale: float | None = Field(None, ge=0)
+    height: int | None = Field(None, ge=16, le=LARGEST)
+    width: int | None = Field(None, ge=16, le=LARGEST)
+    num_frames: int | None = Field(None, ge=1, le=LARGEST)
+    num_inference_steps: int | None = Field(None, ge=1, le=LARGEST)
+    guidance_scale: float | None = Field(None, ge=0, le=50)
     lora: LoraName | None = None
 
 

@@ -104,6 +104,8 @@ class Answers:
 
     def __init__(self) -> None:
         self.failures = 0
+        self.back_at = 0.0
+        """When (by the monotonic clock) the server served again after it couldn't; 0 where it always could."""
         self._away_s = 0.0
         self._away_since: float | None = None
 
@@ -128,4 +130,6 @@ class Answers:
             self.failures += 1
             self._away_since = self._away_since or time.monotonic()
             raise
+        if self.away:
+            self.back_at = time.monotonic()
         self._away_s, self._away_since = self.away_s, None
