@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -139,6 +140,7 @@ def test_a_place_that_takes_none(url: str, told: str) -> None:
 
 def test_what_cannot_be_taken_away_stays(caplog: pytest.LogCaptureFixture) -> None:
     """With a warning."""
+    caplog.set_level(logging.WARNING)
     Artifact("nowhere://videos/1.mp4").remove()
     Artifacts("nowhere://videos").forget("job_1")
     assert [record.levelname for record in caplog.records] == ["WARNING"] * 2
