@@ -31,7 +31,7 @@ export function draw(front, settings, chosen, measured, width) {
   for (const [name, points] of methods) svg.append(...line(name, points, name === best, x, y));
   for (const place of shown) if (place.name !== chosen) svg.append(dot(place, x, y, false));
   for (const place of shown) if (place.name === chosen) svg.append(dot(place, x, y, true), ...label(place, x, y));
-  if (measured) svg.append(...mine(measured, x, y));
+  if (measured) svg.append(...mine(measured, x, y, measured.calls > most / 2));
   return [svg, table(shown, chosen, front.steps)];
 }
 
@@ -73,11 +73,13 @@ function label(place, x, y) {
   return [drawn("text", at, `${place.name}: ${number(place.calls)} calls, ${number(place.db)} dB`)];
 }
 
-function mine({ calls, psnr }, x, y) {
+// Its name stands where there is room: `before` it, or behind.
+function mine({ calls, psnr }, x, y, before) {
   const [cx, cy] = [x(calls), y(psnr)];
+  const at = before ? { x: cx - 11, "text-anchor": "end" } : { x: cx + 11 };
   return [
     drawn("path", { class: "line best", d: `M${cx - 5} ${cy - 5}L${cx + 5} ${cy + 5}M${cx - 5} ${cy + 5}L${cx + 5} ${cy - 5}` }),
-    drawn("text", { x: cx + 11, y: cy + 4, class: "name" }, `this video, ${number(psnr)} dB`),
+    drawn("text", { ...at, y: cy + 4, class: "name" }, `this video, ${number(psnr)} dB`),
   ];
 }
 
