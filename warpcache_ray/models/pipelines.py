@@ -33,12 +33,13 @@ FORGETFUL = ("CogVideoXDPMScheduler",)
 @dataclass(frozen=True, slots=True)
 class Traits:
     """What a class of pipelines tells nowhere. `names` are its own for fields of a generation, `given` more arguments
-    of its calls. `guided`: with a scale above 1 it has an uncond, and no property that says so. `unfit`: why it can't
-    be served."""
+    of its calls. `guided`: with a scale above 1 it has an uncond, and no property that says so. `dropped`: how many of
+    the first frames it may leave out. `unfit`: why it can't be served."""
 
     names: Mapping[str, str] = field(default_factory=dict)
     given: Mapping[str, Any] = field(default_factory=dict)
     guided: bool = False
+    dropped: int = 0
     unfit: str = ""
 
 
@@ -50,6 +51,7 @@ TRAITS: dict[str, Traits] = {
     "AllegroPipeline": _GUIDED,
     "CogVideoXPipeline": _GUIDED,
     "CogVideoXImageToVideoPipeline": _GUIDED,
+    "HunyuanVideoImageToVideoPipeline": Traits(dropped=4),
     "Kandinsky5T2VPipeline": _GUIDED,
     "Kandinsky5I2VPipeline": _GUIDED,
     "LTX2Pipeline": _SOUND,
@@ -101,6 +103,15 @@ def spatial(pipeline: Any) -> int:
 def temporal(pipeline: Any) -> int | None:
     """Frames that each of the latent's spans after the first; None of a pipeline that makes images."""
     return next((getattr(pipeline, name) for name in TEMPORAL if hasattr(pipeline, name)), None)
+
+
+def dropped(pipeline: Any) -> int:
+    """How many of the first frames a pipeline leaves out: of a model whose image is beside the latents, not in them."""
+    first = traits_of(type(pipeline)).dropped
+    if not first:
+        return 0
+    concatenated = pipeline.transformer.config.get("image_condition_type") == "latent_concat"
+    return first if concatenated else 0
 
 
 def guided(pipeline: Any) -> bool:
