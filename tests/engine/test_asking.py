@@ -21,6 +21,7 @@ from warpcache_ray.engine.asking import arguments, guided_by, steps_told
 from warpcache_ray.engine.events import Generation
 from warpcache_ray.engine.solver import output_weights
 from warpcache_ray.errors import Cancelled, InvalidRequest
+from warpcache_ray.models.pipelines import guidance_scale, guided
 
 
 class Silent:
@@ -116,3 +117,12 @@ def test_a_guider_may_be_none() -> None:
         pass
     with pytest.raises(InvalidRequest, match=r"guidance_scale = 3.0: HunyuanImagePipeline has no"):
         arguments(pipeline, Generation("a", 1, guidance_scale=3.0))
+
+
+def test_a_scale_that_the_pipeline_keeps_nowhere_is_told() -> None:
+    """Given or its own; only as long as the run lasts."""
+    pipeline = QwenImagePipeline.__new__(QwenImagePipeline)
+    for given, scale, both in ((None, 4.0, True), (3.0, 3.0, True), (1.0, 1.0, False)):
+        with guided_by(pipeline, given):
+            assert (guidance_scale(pipeline), guided(pipeline)) == (scale, both)
+    assert (guidance_scale(pipeline), guided(pipeline)) == (None, False)

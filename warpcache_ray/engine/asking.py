@@ -19,8 +19,10 @@ from warpcache_ray.models.pipelines import (
     RATE,
     accepted,
     dropped,
+    own_scale,
     temporal,
     traits_of,
+    usual,
 )
 
 StepEnded = Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any]]
@@ -67,12 +69,17 @@ def arguments(pipeline: Any, generation: Generation) -> dict[str, Any]:
 
 @contextmanager
 def guided_by(pipeline: Any, scale: float | None) -> Iterator[None]:
-    """Within, a pipeline that has its guidance from a component has this scale."""
-    guider = _guider(pipeline)
-    if scale is None or guider is None:
-        yield
-        return
-    with instead(guider, "guidance_scale", scale):
+    """Within, a pipeline that has its guidance from a component has this scale there; one that doesn't keep it has it,
+    or without one its own, where the clock reads it."""
+    guider, own = _guider(pipeline), own_scale(pipeline)
+    if own is not None:
+        told = usual(pipeline)["guidance_scale"] if scale is None else scale
+        with instead(pipeline, own, told):
+            yield
+    elif guider is not None and scale is not None:
+        with instead(guider, "guidance_scale", scale):
+            yield
+    else:
         yield
 
 
