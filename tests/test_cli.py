@@ -9,6 +9,9 @@ from typer.testing import CliRunner, Result
 
 from warpcache_ray.cli import app
 from warpcache_ray.doctor import findings
+from warpcache_ray.engine.engine import Engine
+from warpcache_ray.engine.events import Generation
+from warpcache_ray.errors import InvalidRequest
 from warpcache_ray.video import read_video
 
 SHAPE = [
@@ -58,6 +61,22 @@ def test_generate_begins_with_an_image(tmp_path: Path) -> None:
         told = run("generate", "a red field", *model, *given)
         assert told.exit_code == 2
         assert said in " ".join(told.stderr.split())
+
+
+def test_the_frame_rate_is_the_models_too(
+    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of models whose motion depends on it, not of the file's alone."""
+    asked: list[Generation] = []
+
+    def generate(engine: Engine, generation: Generation, *_: object) -> None:
+        asked.append(generation)
+        raise InvalidRequest("enough")
+
+    monkeypatch.setattr(Engine, "generate", generate)
+    model = ["--model", str(folders["wan"]), "--out", str(tmp_path / "a.mp4")]
+    run("generate", "a cat", *model, "--fps", "24", *SHAPE)
+    assert [generation.fps for generation in asked] == [24]
 
 
 def test_policy_with_parameters(folders: dict[str, Path], tmp_path: Path) -> None:

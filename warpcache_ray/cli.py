@@ -94,6 +94,7 @@ def generate(
             num_inference_steps=num_inference_steps,
             negative_prompt=negative_prompt,
             image=None if image is None else _image(image, sizes),
+            fps=fps,
             **sizes,
         )
         form = _format(out)

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, LTXPipeline, QwenImagePipeline
+from diffusers import (
+    FlowMatchEulerDiscreteScheduler,
+    HunyuanImagePipeline,
+    HunyuanVideoImageToVideoPipeline,
+    LTXPipeline,
+    QwenImagePipeline,
+)
+from PIL import Image
 from torch import Tensor
 
-from warpcache_ray.engine.asking import arguments, steps_told
+from warpcache_ray.engine.asking import arguments, guided_by, steps_told
 from warpcache_ray.engine.events import Generation
 from warpcache_ray.engine.solver import output_weights
 from warpcache_ray.errors import Cancelled, InvalidRequest
+from warpcache_ray.models.pipelines import guidance_scale, guided
 
 
 class Silent:
@@ -81,3 +90,39 @@ def test_arguments_have_the_pipelines_names() -> None:
     }
     with pytest.raises(InvalidRequest, match="num_frames = 9: QwenImagePipeline makes images"):
         arguments(image, Generation("a", 1, num_frames=9))
+
+
+def test_some_frame_is_left() -> None:
+    """Of those asked for HunyuanVideo's first image-to-video model leaves out four; its second one doesn't."""
+    pipeline = HunyuanVideoImageToVideoPipeline.__new__(HunyuanVideoImageToVideoPipeline)
+    kind, image = {"image_condition_type": "latent_concat"}, Image.new("RGB", (64, 64))
+    vars(pipeline).update(vae_scale_factor_temporal=4, transformer=SimpleNamespace(config=kind))
+    for frames in (1, 4):
+        with pytest.raises(
+            InvalidRequest, match=f"num_frames = {frames}: .* at least 5"
+        ) as refused:
+            arguments(pipeline, Generation("a", 1, num_frames=frames, image=image))
+        assert refused.value.param == "num_frames"
+    assert arguments(pipeline, Generation("a", 1, num_frames=5, image=image))["num_frames"] == 5
+    assert "num_frames" not in arguments(pipeline, Generation("a", 1, image=image))
+    kind["image_condition_type"] = "token_replace"
+    assert arguments(pipeline, Generation("a", 1, num_frames=1, image=image))["num_frames"] == 1
+
+
+def test_a_guider_may_be_none() -> None:
+    """HunyuanImage has its name even so: the scale that was asked for is refused, as it takes none."""
+    pipeline = HunyuanImagePipeline.__new__(HunyuanImagePipeline)
+    vars(pipeline).update(guider=None)
+    with guided_by(pipeline, 3.0):
+        pass
+    with pytest.raises(InvalidRequest, match=r"guidance_scale = 3.0: HunyuanImagePipeline has no"):
+        arguments(pipeline, Generation("a", 1, guidance_scale=3.0))
+
+
+def test_a_scale_that_the_pipeline_keeps_nowhere_is_told() -> None:
+    """Given or its own; only as long as the run lasts."""
+    pipeline = QwenImagePipeline.__new__(QwenImagePipeline)
+    for given, scale, both in ((None, 4.0, True), (3.0, 3.0, True), (1.0, 1.0, False)):
+        with guided_by(pipeline, given):
+            assert (guidance_scale(pipeline), guided(pipeline)) == (scale, both)
+    assert (guidance_scale(pipeline), guided(pipeline)) == (None, False)

@@ -18,7 +18,7 @@ from tiny import TINY
 
 from warpcache_ray.config import parse_config
 from warpcache_ray.image import to_png
-from warpcache_ray.models.pipelines import TRAITS, refusal
+from warpcache_ray.models.pipelines import TRAITS, makes_video, refusal, temporal
 from warpcache_ray.serving.artifacts import Artifact
 from warpcache_ray.serving.ranks import Rank
 from warpcache_ray.serving.schemas import GenerateRequest, check_shape
@@ -117,3 +117,36 @@ def test_what_is_not_served_says_why() -> None:
         "makes sound beside the video, which the service can't give"
     )
     assert refusal(diffusers.HunyuanVideo15ImageToVideoPipeline, has) == "has no height, width"
+    needs = {
+        diffusers.WanVideoToVideoPipeline: "video",
+        diffusers.LucyEditPipeline: "video",
+        diffusers.CogVideoXFunControlPipeline: "control_video",
+        diffusers.WanAnimatePipeline: "pose_video, face_video",
+        diffusers.Cosmos2_5_TransferPipeline: "controls",
+    }
+    for kind, what in needs.items():
+        assert refusal(kind, has) == f"needs {what}, which the service can't give"
+    silent = "tells of its steps neither by callback_on_step_end nor by num_timesteps"
+    assert refusal(diffusers.PixArtSigmaPipeline, has) == silent
+
+
+def test_every_pipeline_with_sound_says_so() -> None:
+    """All of LTX-2's."""
+    kinds = [
+        getattr(diffusers, n)
+        for n in dir(diffusers)
+        if n.startswith("LTX2") and n.endswith("Pipeline")
+    ]
+    assert len(kinds) > 5
+    for kind in kinds:
+        assert refusal(kind, lambda name: True) is not None, kind
+
+
+def test_what_is_made_follows_from_the_call() -> None:
+    """Whatever the decoder could: Latte's video has an image's, Cosmos' image a video's."""
+    latte = diffusers.LattePipeline.__new__(diffusers.LattePipeline)
+    assert temporal(latte) == 1
+    assert makes_video(diffusers.SanaImageToVideoPipeline)
+    cosmos = diffusers.Cosmos2TextToImagePipeline.__new__(diffusers.Cosmos2TextToImagePipeline)
+    vars(cosmos).update(vae_scale_factor_temporal=4)
+    assert temporal(cosmos) is None

@@ -64,8 +64,12 @@ async def test_only_answers_to_the_same_request_are_compared(
     refused = await compare(client, job, other)
     assert refused.status_code == 422
     assert "seed = 2; it must be 1" in refused.json()["error"]["message"]
+    faster = await made(hub, tmp_path / "4.mp4", frames, "0", fps=24)
+    refused = await compare(client, job, faster)
+    assert "fps = 24; it must be None" in refused.json()["error"]["message"]
     moving = await made(hub, tmp_path / "3.mp4", frames, "0", output_format="gif")
-    assert "gif" in (await compare(client, moving, moving)).json()["error"]["message"]
+    said = (await compare(client, moving, moving)).json()["error"]["message"]
+    assert "is a gif, which can't be compared; mp4, webm and png can" in said
     waiting = (await hub.submit(ASKED, {"name": "never"}))["id"]
     assert (await compare(client, job, waiting)).json()["error"]["code"] == "job_not_ready"
     assert (await compare(client, job, "job_0")).status_code == 404

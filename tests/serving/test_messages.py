@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import math
 from dataclasses import replace
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 from google.protobuf.json_format import MessageToDict, ParseDict
 
+from warpcache_ray.config import Limits
 from warpcache_ray.errors import GenerationFailed, InvalidRequest, PayloadTooLarge
 from warpcache_ray.rpc import videos_pb2 as pb
 from warpcache_ray.serving import lifecycle, messages
@@ -17,7 +19,7 @@ from warpcache_ray.serving.lifecycle import Delivery, Job
 from warpcache_ray.serving.schemas import FollowedRequest
 from warpcache_ray.store.events import Event
 
-ROOM = 1000
+ROOM = Limits(body_bytes=1000, image_bytes=3000)
 WHOLE = {
     "prompt": "a cat",
     "negative_prompt": "",
@@ -107,13 +109,33 @@ def test_it_is_refused_as_json_would_be(fields: dict[str, Any], param: str, said
     assert refused.value.param == param
 
 
-def test_only_an_image_may_be_large() -> None:
-    """What is checked for its size is the rest."""
-    large = pb.GenerateRequest(prompt="a", image_file=bytes(2 * ROOM))
-    assert messages.asked(large, ROOM).reference is not None
-    with pytest.raises(PayloadTooLarge, match=rf"at most {ROOM} are allowed") as refused:
-        messages.asked(pb.GenerateRequest(prompt="a" * 2 * ROOM), ROOM)
-    assert refused.value.param == "body"
+@pytest.mark.parametrize("form", ["image_file", "image_url"])
+def test_only_an_image_may_be_large(form: str) -> None:
+    """It has a bound of its own, the rest another."""
+
+    def with_image(size: int) -> pb.GenerateRequest:
+        data = bytes(size)
+        url = f"data:image/png;base64,{base64.b64encode(data).decode()}"
+        image: Any = {form: data if form == "image_file" else url}
+        return pb.GenerateRequest(prompt="a", **image)
+
+    asked = messages.asked(with_image(3000), ROOM)
+    assert asked.reference is not None
+    assert asked.reference.data == bytes(3000)
+    with pytest.raises(PayloadTooLarge, match="image: 3001 bytes; at most 3000 are") as refused:
+        messages.asked(with_image(3001), ROOM)
+    assert refused.value.param == "image"
+
+
+def test_the_rest_is_bounded_too() -> None:
+    """Also where an image is somewhere else, whose address counts."""
+    for large in (
+        {"prompt": "a" * 2000},
+        {"prompt": "a", "image_url": f"https://a.example/{'b' * 2000}"},
+    ):
+        with pytest.raises(PayloadTooLarge, match="at most 1000 are allowed") as refused:
+            messages.asked(pb.GenerateRequest(**large), ROOM)
+        assert refused.value.param == "body"
 
 
 LONG = {"epoch", "seed", "version"}

@@ -25,7 +25,7 @@ from rpc_calls import Passed, ended, over, problem, told
 
 from warpcache_ray.access_config import AccessConfig, ApiKey, RateLimits, digest
 from warpcache_ray.config import Defaults, Limits
-from warpcache_ray.errors import GenerationFailed, InvalidRequest, Unavailable
+from warpcache_ray.errors import GenerationFailed, InvalidRequest, NotFound, Unavailable
 from warpcache_ray.rpc.videos_pb2 import Event, FollowRequest, GenerateRequest, JobId
 from warpcache_ray.rpc.videos_pb2_grpc import VideosStub, add_VideosServicer_to_server
 from warpcache_ray.serving import events as events_module
@@ -171,6 +171,31 @@ async def test_a_failure_is_the_calls_status_too(hub, videos):
     assert await call.details() == "the paint has run out"
     trailers = dict(await call.trailing_metadata())
     assert json.loads(trailers[rpc.PROBLEM])["error"]["code"] == "generation_failed"
+
+
+async def test_a_failure_is_the_status_of_who_comes_later_too(hub, videos):
+    """Even after the event that told of it."""
+    call, job_id = await begun(videos)
+    _, fence = await claim(hub)
+    await hub.finish(job_id, fence, {}, GenerationFailed("the paint has run out").to_dict())
+    last = (await ended(call))[-1]
+    later = FollowRequest(job_id=job_id, after=last.id)
+    code, error = await problem(videos.Follow(later, metadata=ALICE))
+    assert (code, error["code"]) == (grpc.StatusCode.INTERNAL, "generation_failed")
+
+
+async def test_a_job_that_goes_meanwhile_is_not_found(videos, methods):
+    """A stream without its end is no success."""
+    asked = methods.service.ask
+
+    async def ask(method: str, *rest: Any) -> Any:
+        if method in ("events", "get"):
+            raise NotFound("job_id is unknown")
+        return await asked(method, *rest)
+
+    methods.service.ask = ask
+    code, error = await problem(videos.Generate(REQUEST, metadata=ALICE))
+    assert (code, error["code"]) == (grpc.StatusCode.NOT_FOUND, "not_found")
 
 
 async def test_cancel(hub, videos):

@@ -124,6 +124,24 @@ def test_shapes_that_cannot_be_made(field, value, allowed):
     assert caught.value.param == field
 
 
+def test_an_image_is_one_frame():
+    """A model that makes images is asked for no others."""
+    image = {**INFO, "makes": "image", "frame_multiple": 1}
+    with pytest.raises(InvalidRequest, match=r"num_frames = 9 .* 1, for the model makes images"):
+        check_shape({"num_frames": 9}, LIMITS, image)
+    check_shape({"num_frames": 1}, LIMITS, image)
+    check_shape({}, LIMITS, image)
+
+
+def test_of_what_is_left_out_some_frame_stays():
+    """A model that keeps the first frames to itself is asked for more than these."""
+    info = {**INFO, "dropped": 4}
+    with pytest.raises(InvalidRequest, match=r"num_frames = 1 .* at least 5, .* the first 4"):
+        check_shape({"num_frames": 1}, LIMITS, info)
+    check_shape({"num_frames": 5}, LIMITS, info)
+    check_shape({}, LIMITS, info)
+
+
 @pytest.mark.parametrize("request_", [{}, {"height": 128, "width": 64, "num_frames": 33}])
 def test_shapes_that_can(request_):
     """The limits themselves are allowed, and fields may be absent."""

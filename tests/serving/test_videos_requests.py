@@ -2,9 +2,12 @@
 
 import json
 import uuid
+from dataclasses import replace
 from typing import Any
 
+import httpx
 import pytest
+from hubs import INFO
 from openai import AsyncOpenAI, UnprocessableEntityError
 
 from warpcache_ray.config import Defaults, Limits, ModelConfig, ServiceConfig
@@ -145,6 +148,20 @@ async def test_refusals(fields, param, told, kind, client, hub):
     assert error["param"] == param
     assert [word for word in told if word not in error["message"]] == []
     assert await jobs(hub) == []
+
+
+async def test_seconds_make_no_frames_of_an_image(api_of, store_server):
+    """OpenAI's clients may send them always; frames that are asked for are refused."""
+    config = replace(CONFIG, model=replace(CONFIG.model, defaults=Defaults(fps=8)))
+    hub = Coordinator(uuid.uuid4().hex, config, store_server)
+    await hub.claim("replica_1", {**INFO, "makes": "image", "frame_multiple": 1}, 0.01)
+    transport = httpx.ASGITransport(api_of(hub))
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        made = await client.post("/v1/videos", json={"prompt": "a", "seconds": "4"})
+        refused = await client.post("/v1/videos", json={"prompt": "a", "num_frames": 9})
+    assert made.status_code == 200, made.text
+    assert "num_frames" not in (await jobs(hub))[0].request
+    assert (refused.status_code, refused.json()["error"]["param"]) == (422, "num_frames")
 
 
 @pytest.mark.parametrize(

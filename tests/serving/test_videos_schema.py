@@ -37,6 +37,11 @@ def test_what_is_explicit_goes_first():
         VideoRequest(prompt="a", seconds=90).resolved(MODEL, 4)
 
 
+def test_an_image_has_no_seconds():
+    """Clients that always send them get their image."""
+    assert VideoRequest(prompt="a", seconds=4).resolved(MODEL, None).num_frames is None
+
+
 @pytest.mark.parametrize("status", Status)
 def test_four_states(status):
     """Every state of a job is one that the protocol has, and nothing is finished before it is completed."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -17,8 +18,11 @@ from warpcache_ray.models.pipelines import (
     EVERY_CALL,
     RATE,
     accepted,
+    dropped,
+    own_scale,
     temporal,
     traits_of,
+    usual,
 )
 
 StepEnded = Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any]]
@@ -44,7 +48,10 @@ def arguments(pipeline: Any, generation: Generation) -> dict[str, Any]:
     if temporal(pipeline) is None and fields.pop("num_frames", 1) != 1:
         said = f"num_frames = {generation.num_frames!r}: {kind.__name__} makes images; it must be 1"
         raise InvalidRequest(said, "num_frames")
-    if hasattr(pipeline, "guider"):
+    if fields.get("num_frames", math.inf) <= (lost := dropped(pipeline)):
+        said = f"num_frames = {generation.num_frames!r}: the first {lost} are left out; it must be at least {lost + 1}"
+        raise InvalidRequest(said, "num_frames")
+    if _guider(pipeline) is not None:
         fields.pop("guidance_scale", None)
     named = {name: traits.names.get(name, name) for name in fields}
     for name, own in named.items():
@@ -62,12 +69,23 @@ def arguments(pipeline: Any, generation: Generation) -> dict[str, Any]:
 
 @contextmanager
 def guided_by(pipeline: Any, scale: float | None) -> Iterator[None]:
-    """Within, a pipeline that has its guidance from a component has this scale."""
-    if scale is None or not hasattr(pipeline, "guider"):
+    """Within, a pipeline that has its guidance from a component has this scale there; one that doesn't keep it has it,
+    or without one its own, where the clock reads it."""
+    guider, own = _guider(pipeline), own_scale(pipeline)
+    if own is not None:
+        told = usual(pipeline)["guidance_scale"] if scale is None else scale
+        with instead(pipeline, own, told):
+            yield
+    elif guider is not None and scale is not None:
+        with instead(guider, "guidance_scale", scale):
+            yield
+    else:
         yield
-        return
-    with instead(pipeline.guider, "guidance_scale", scale):
-        yield
+
+
+def _guider(pipeline: Any) -> Any:
+    """The component, which some pipelines have a name for alone."""
+    return getattr(pipeline, "guider", None)
 
 
 @contextmanager

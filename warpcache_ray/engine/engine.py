@@ -32,15 +32,16 @@ from warpcache_ray.errors import (
 from warpcache_ray.models import class_name
 from warpcache_ray.models.adapter import patch_of
 from warpcache_ray.models.loras import names_of, wearing
-from warpcache_ray.models.pipelines import refusal, resumable, spatial, temporal
+from warpcache_ray.models.pipelines import dropped, refusal, resumable, spatial, temporal
 from warpcache_ray.models.weights import Weights
 from warpcache_ray.policy_spec import parse_policy
 
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """What a loaded model can make: sizes in multiples of `size_multiple` pixels, frames 1 + n·`frame_multiple`; and
-    whether it makes that from an image. `loras` are those that a request may name. An image is a video of one frame."""
+    """What a loaded model can make: sizes in multiples of `size_multiple` pixels, frames 1 + n·`frame_multiple`, of
+    which the first `dropped` are left out; and whether it makes that from an image. `loras` are those that a request
+    may name. An image is a video of one frame."""
 
     pipeline: str
     transformer: str
@@ -50,6 +51,7 @@ class ModelInfo:
     takes_image: Literal["none", "optional", "required"]
     loras: tuple[str, ...] = ()
     makes: Literal["video", "image"] = "video"
+    dropped: int = 0
 
 
 class Engine:
@@ -96,6 +98,7 @@ class Engine:
             asking.takes_image(self.pipeline),
             names_of(self.pipeline),
             "image" if frames is None else "video",
+            dropped(self.pipeline),
         )
 
     def _check_pipeline(self) -> None:

@@ -56,7 +56,7 @@ def videos_in(folder: Path, field: str) -> dict[str, Path]:
     Raises:
         InvalidRequest: it isn't there, or has none.
     """
-    endings = {f".{form}" for form in MEDIA_TYPES}
+    endings = {f".{form}" for form in MEDIA_TYPES if form != "png"}
     there = sorted(folder.iterdir()) if folder.is_dir() else []
     found = {file.stem: file for file in there if file.suffix in endings}
     if not found:

@@ -28,6 +28,7 @@ SAME = (
     "num_frames",
     "num_inference_steps",
     "guidance_scale",
+    "fps",
     "lora",
     "lora_scale",
     "image",
@@ -86,7 +87,7 @@ def check_same(job: dict[str, Any], reference: dict[str, Any]) -> None:
             )
     if ours.get("output_format") == "gif":
         # Equal frames that follow each other are one there, and all have 256 colours.
-        message = f"job_id = {job['id']!r} is a gif, which can't be compared; mp4 and webm can"
+        message = f"job_id = {job['id']!r} is a gif, which can't be compared; mp4, webm and png can"
         raise InvalidRequest(message, "job_id")
 
 

@@ -148,7 +148,8 @@ class Service:
         policy = wanted_policy(asked)
         seed = asked.seed if asked.seed is not None else secrets.randbelow(2**31)
         model, info = self.config.model, await self.model_info()
-        fields = asked.resolved(model, info["frame_multiple"]).job_request(model.defaults, seed)
+        multiple = None if info.get("makes") == "image" else info["frame_multiple"]
+        fields = asked.resolved(model, multiple).job_request(model.defaults, seed)
         fields |= adaptive.allowance(asked, self.config)
         check_shape(fields, model.limits, info)
         check_reference(asked.reference, asked.image_field, info)

@@ -9,11 +9,13 @@ from google.protobuf.json_format import MessageToDict, Parse
 from google.protobuf.struct_pb2 import Value
 from pydantic import ValidationError
 
+from warpcache_ray.config import Limits
 from warpcache_ray.errors import InvalidRequest, PayloadTooLarge
 from warpcache_ray.rpc import videos_pb2 as pb
 from warpcache_ray.serving.delivery import public
 from warpcache_ray.serving.lifecycle import TERMINAL
 from warpcache_ray.serving.problems import refusal
+from warpcache_ray.serving.references import check_bytes
 from warpcache_ray.serving.schemas import FollowedRequest
 from warpcache_ray.store.events import Event
 
@@ -21,15 +23,19 @@ OPEN = ("policy", "quality")
 """Fields of more than one type."""
 
 
-def asked(request: pb.GenerateRequest, body_bytes: int) -> FollowedRequest:
-    """The request that a message stands for, validated as HTTP's; without its image it may have `body_bytes`.
+def asked(request: pb.GenerateRequest, limits: Limits) -> FollowedRequest:
+    """The request that a message stands for, validated as HTTP's; an image in it may have `limits.image_bytes`, the
+    rest `limits.body_bytes`.
 
     Raises:
         InvalidRequest: names the field, the value and what is allowed.
+        PayloadTooLarge: the image, or the rest.
     """
-    rest = request.ByteSize() - len(request.image_file)
-    if rest > body_bytes:
-        said = f"the message is too large: {rest} bytes without an image; at most {body_bytes} are allowed"
+    rest, most = request.ByteSize() - _image_bytes(request), limits.body_bytes
+    if rest > most:
+        said = (
+            f"the message is too large: {rest} bytes without an image; at most {most} are allowed"
+        )
         raise PayloadTooLarge(said, "body")
     # Only what was set: the rest is the service's to choose.
     given = {field.name: value for field, value in request.ListFields()}
@@ -38,9 +44,18 @@ def asked(request: pb.GenerateRequest, body_bytes: int) -> FollowedRequest:
     if image is not None:
         given["image"] = given.pop(image)
     try:
-        return FollowedRequest.model_validate(given)
+        found = FollowedRequest.model_validate(given)
     except ValidationError as error:
         raise refusal(error, FollowedRequest) from error
+    if found.image is not None:
+        check_bytes(found.image.data, "image", limits.image_bytes)
+    return found
+
+
+def _image_bytes(request: pb.GenerateRequest) -> int:
+    """What an image takes of a message that has it in itself."""
+    url = request.image_url
+    return len(url.encode()) if url.startswith("data:") else len(request.image_file)
 
 
 def _open(name: str, value: Value) -> Any:

@@ -105,6 +105,16 @@ def check_reference(reference: Reference | None, param: str, info: dict[str, Any
         raise InvalidRequest(f"{param} is missing: this model makes videos from an image", param)
 
 
+def check_bytes(data: bytes, param: str, most: int) -> None:
+    """An image's file has `most` bytes.
+
+    Raises:
+        PayloadTooLarge: it has more; `param` is the field that it came in.
+    """
+    if len(data) > most:
+        raise PayloadTooLarge(f"{param}: {len(data)} bytes; at most {most} are allowed", param)
+
+
 class Images:
     """Takes images in, and keeps each beside its job."""
 
@@ -127,9 +137,7 @@ class Images:
         data, most = reference.data, self._limits.image_bytes
         if reference.url:
             data, _ = await self._outbound.fetch(reference.url, param, most)
-        if len(data) > most:
-            said = f"{param}: {len(data)} bytes; at most {most} are allowed"
-            raise PayloadTooLarge(said, param)
+        check_bytes(data, param, most)
         async with self._decoding:
             image = await asyncio.to_thread(self._normalised, data, param, size)
         return await asyncio.to_thread(self._keep, job_id, image)

@@ -22,6 +22,7 @@ from warpcache_ray.serving.access import CALLER, identify
 from warpcache_ray.serving.delivery import ready
 from warpcache_ray.serving.events import happening, known_id
 from warpcache_ray.serving.idempotency import HEADER, once
+from warpcache_ray.serving.lifecycle import TERMINAL
 from warpcache_ray.store.events import BEGIN
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class Methods:
         """Takes a job in, and tells what happens to it."""
         with _Answering(grpc_context):
             self._admit(grpc_context)
-            asked = messages.asked(request, self.service.config.model.limits.body_bytes)
+            asked = messages.asked(request, self.service.config.model.limits)
             # Before the job is made: whoever may not wait for it has none.
             with self.service.stream():
                 job = await self._submitted(asked, grpc_context)
@@ -144,14 +145,22 @@ class Methods:
     async def _events(
         self, job_id: str, after: str, found: list[Event] | None, context: RayServegRPCContext
     ) -> AsyncIterator[pb.Event]:
-        """Those that were `found`, and others to the job's end, whose status is the call's too."""
+        """Those that were `found`, and others to the job's end, whose status is the call's too: also where that isn't
+        among them, told before `after` or lost with its job meanwhile."""
+        ended = False
         async for events in happening(self.service.ask, job_id, after, found):
             for happened in events:
                 event = messages.event(job_id, happened)
+                ended = happened.kind in TERMINAL
                 if event.job.HasField("error"):
-                    error = happened.data["error"]
-                    _refuse(context, problems.status_of(error), error)
+                    _refuse_as(context, happened.data["error"])
                 yield event
+        if ended:
+            return
+        error = (await self.service.ask("get", job_id))["error"]
+        if error is not None:
+            _refuse_as(context, error)
+            yield pb.Event(kind="error")
 
 
 class _Answering:
@@ -171,6 +180,11 @@ class _Answering:
             error = problems.unexpected(error)
         _refuse(self._context, error.status, error.to_dict(), problems.patience(error))
         return True
+
+
+def _refuse_as(context: RayServegRPCContext, error: dict[str, Any]) -> None:
+    """With the status of an error that a job's record has."""
+    _refuse(context, problems.status_of(error), error)
 
 
 def _refuse(

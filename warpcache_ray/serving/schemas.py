@@ -85,7 +85,7 @@ class VideoFields(BaseModel):
         found: Reference | None = getattr(self, self.image_field, None)
         return found
 
-    def resolved(self, served: ModelConfig, frame_multiple: int) -> VideoFields:
+    def resolved(self, served: ModelConfig, frame_multiple: int | None) -> VideoFields:
         """The request with the video's measures in these fields, whichever way they were given."""
         return self
 
@@ -149,7 +149,7 @@ def check_shape(request: dict[str, Any], limits: Limits, info: dict[str, Any]) -
     if "lora" in request and request["lora"] not in loras:
         known = f"one of: {', '.join(loras)}" if loras else "left out, for the model has no LoRAs"
         raise _refusal(request, "lora", known)
-    multiple, step = info["size_multiple"], info["frame_multiple"]
+    multiple = info["size_multiple"]
     for name in ("height", "width", "num_frames", "num_inference_steps"):
         largest = getattr(limits, name)
         if request.get(name, 1) > largest:
@@ -160,12 +160,23 @@ def check_shape(request: dict[str, Any], limits: Limits, info: dict[str, Any]) -
     form = request.get("output_format")
     if form == "png" and info.get("makes") != "image":
         raise _refusal(request, "output_format", "mp4, webm or gif, for the model makes videos")
-    if (request.get("num_frames", 1) - 1) % step:
-        raise _refusal(request, "num_frames", f"1 more than a multiple of {step}")
+    _check_frames(request, info)
     size = {n: request[n] for n in ("height", "width", "num_frames") if n in request}
     # Sizes that are left to the pipeline are checked by the ranks.
     if info["split"] and len(size) == 3:
         Split(**info["split"]).check(**size)
+
+
+def _check_frames(request: dict[str, Any], info: dict[str, Any]) -> None:
+    step, lost = info["frame_multiple"], info.get("dropped", 0)
+    frames = request.get("num_frames", 1 + lost)
+    if info.get("makes") == "image" and frames > 1:
+        raise _refusal(request, "num_frames", "1, for the model makes images")
+    if (frames - 1) % step:
+        raise _refusal(request, "num_frames", f"1 more than a multiple of {step}")
+    if frames <= lost:
+        said = f"at least {lost + 1}, for the model leaves out the first {lost}"
+        raise _refusal(request, "num_frames", said)
 
 
 def _refusal(request: dict[str, Any], name: str, allowed: str) -> InvalidRequest:

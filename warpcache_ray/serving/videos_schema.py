@@ -64,11 +64,11 @@ class VideoRequest(VideoFields):
         # The name that SGLang and vLLM-Omni have for it.
         return "exact" if quality == "lossless" else quality
 
-    def resolved(self, served: ModelConfig, frame_multiple: int) -> VideoFields:
+    def resolved(self, served: ModelConfig, frame_multiple: int | None) -> VideoFields:
         """With what `size` and `seconds` say as width, height and frames, where those aren't given themselves.
 
         Frames are seconds × fps, rounded to the nearest number that the model can make (1 more than a multiple of
-        `frame_multiple`), of two as near to the larger.
+        `frame_multiple`, which is None where it makes images: they have no seconds), of two as near to the larger.
 
         Raises:
             InvalidRequest: more seconds than the service allows.
@@ -77,7 +77,7 @@ class VideoRequest(VideoFields):
         if self.size is not None:
             width, height = map(int, self.size.split("x"))
             meant |= {"width": width, "height": height}
-        if self.seconds is not None and self.num_frames is None:
+        if self.seconds is not None and self.num_frames is None and frame_multiple is not None:
             fps, most = self.fps or served.defaults.fps, served.limits.num_frames
             steps = math.floor((self.seconds * fps - 1) / frame_multiple + 0.5)
             frames = 1 + frame_multiple * max(0, steps)
