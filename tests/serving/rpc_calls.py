@@ -14,9 +14,21 @@ import pytest
 from hubs import SOON
 from ray.serve.grpc_util import RayServegRPCContext
 
+from warpcache_ray.access_config import AccessConfig, ApiKey, digest
 from warpcache_ray.rpc.videos_pb2 import Event
 from warpcache_ray.serving import rpc
 from warpcache_ray.serving.coordinator import Coordinator
+
+KEYS = {name: f"wc_key-of-{name}" for name in ("alice", "bob", "root")}
+ACCESS = AccessConfig(tuple(ApiKey(n, digest(k), admin=n == "root") for n, k in KEYS.items()))
+
+
+def as_(name: str, **more: str) -> tuple[tuple[str, str], ...]:
+    """A client's metadata."""
+    return (("x-api-key", KEYS[name]), *((key.replace("_", "-"), v) for key, v in more.items()))
+
+
+ALICE = as_("alice")
 
 
 class Passed:

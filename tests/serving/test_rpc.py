@@ -4,7 +4,6 @@ them is `Passed`."""
 from __future__ import annotations
 
 import asyncio
-import inspect
 import json
 import uuid
 from collections.abc import AsyncIterator
@@ -21,33 +20,22 @@ from hubs import CONFIG, INFO, SOON, claim, report, totals, until
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from rpc_calls import Passed, ended, over, problem, told
+from rpc_calls import ACCESS, ALICE, KEYS, Passed, as_, ended, over, problem, told
 
-from warpcache_ray.access_config import AccessConfig, ApiKey, RateLimits, digest
+from warpcache_ray.access_config import AccessConfig, RateLimits
 from warpcache_ray.config import Defaults, Limits
 from warpcache_ray.errors import GenerationFailed, InvalidRequest, NotFound, Unavailable
 from warpcache_ray.rpc.videos_pb2 import Event, FollowRequest, GenerateRequest, JobId
 from warpcache_ray.rpc.videos_pb2_grpc import VideosStub, add_VideosServicer_to_server
 from warpcache_ray.serving import events as events_module
 from warpcache_ray.serving import jobs as jobs_module
-from warpcache_ray.serving import problems, rpc, traces
+from warpcache_ray.serving import rpc, traces
 from warpcache_ray.serving.coordinator import Coordinator
-from warpcache_ray.serving.ingress import Ingress
 
-KEYS = {name: f"wc_key-of-{name}" for name in ("alice", "bob", "root")}
-ACCESS = AccessConfig(tuple(ApiKey(n, digest(k), admin=n == "root") for n, k in KEYS.items()))
 DEFAULTS = Defaults(height=32, width=32, num_frames=5, num_inference_steps=4, fps=8)
 TRACE, CLIENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 NEVER = Value(string_value="never")
 REQUEST = GenerateRequest(prompt="a", policy=NEVER, seed=7)
-
-
-def as_(name: str, **more: str) -> tuple[tuple[str, str], ...]:
-    """A client's metadata."""
-    return (("x-api-key", KEYS[name]), *((key.replace("_", "-"), v) for key, v in more.items()))
-
-
-ALICE = as_("alice")
 
 
 @pytest.fixture(autouse=True)
@@ -405,16 +393,3 @@ async def test_a_fault_of_ours_is_told_as_such(methods, videos, caplog):
     assert (code, error["code"]) == (grpc.StatusCode.INTERNAL, "internal_error")
     assert "hush" not in error["message"]
     assert "hush" in caplog.text
-
-
-@pytest.mark.parametrize("kind", problems.all_errors(), ids=lambda kind: kind.__name__)
-def test_every_error_has_a_status(kind):
-    """And none of them is that of a success."""
-    assert rpc.STATUSES[kind.status] is not grpc.StatusCode.OK
-
-
-def test_the_ingress_has_every_method():
-    """Under the name by which Serve calls it, with the argument that Serve looks for."""
-    with grpc.insecure_channel("localhost:1") as channel:
-        for name in vars(VideosStub(channel)):
-            assert "grpc_context" in inspect.signature(getattr(Ingress, name)).parameters
