@@ -11,7 +11,7 @@ from clients import EXACT, Clients
 from live import Live, served
 from rows import Row, keep
 
-CANCELS, MINUTES = 100, 2.0
+CANCELS, MINUTES = 60, 2.0
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
